@@ -1,0 +1,62 @@
+# The targets are the architecture:
+#   make book        install, run every chapter, build the book           make lab        read and run in JupyterLab
+#   make test        everything that must hold                            make notebooks  chapters (.md) -> notebooks (.ipynb)
+#   make models      train the four small networks again                  make weights    fetch three real networks once
+#   make bench       cost beside other libraries                          make test-colab the chapters with Colab's versions
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
+ENGINE := $(wildcard lib/xcnn/*.py data/*.json data/weights/* data/results/*) pyproject.toml
+
+book: $(BIN)/with-book notebooks weights _build/fresh
+	@mkdir -p _build/static/frames
+	XCNN_EXPLORER=baked XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames \
+		$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --quiet
+	@$(BIN)/python tools/check_book.py
+	@echo "The book is at _build/html/index.html"
+
+test: $(BIN)/with-test book browser
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: $(BIN)/with-book notebooks
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(NOTEBOOKS)
+
+notebooks/%.ipynb: notebooks/%.md tools/notebooks.py pyproject.toml | $(BIN)/with-book
+	$(BIN)/python tools/notebooks.py $<
+
+weights: $(BIN)/with-book
+	@$(BIN)/python tools/weights.py
+
+models: $(BIN)/with-book
+	$(BIN)/python tools/train.py
+
+bench: $(BIN)/with-test
+	$(BIN)/python -m pytest tests/bench -s
+
+test-colab: $(BIN)/with-test notebooks
+	$(BIN)/python tools/colab.py
+
+# What a chapter shows depends on the library, its data and the weights found: when they change, run the chapters again.
+_build/fresh: $(ENGINE) .venv/weights.txt
+	@rm -rf _build && mkdir -p _build && touch $@
+
+.venv/weights.txt: weights ;
+
+browser:
+	@command -v chromium >/dev/null || test -z "$$CI" || (apt-get update -qq && apt-get install -y -qq chromium)
+
+$(BIN)/with-book: pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || (echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12" && false)
+	test -x $(BIN)/uv || ($(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q uv)
+	$(BIN)/uv pip install -p $(BIN)/python -e '.[book]'
+	@touch $@
+
+$(BIN)/with-test: $(BIN)/with-book
+	$(BIN)/uv pip install -p $(BIN)/python -e '.[test]'
+	@touch $@
+
+.PHONY: book test lab notebooks weights models bench test-colab browser

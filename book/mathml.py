@@ -1,0 +1,21 @@
+"""Sphinx extension: formulas become MathML when the book is built. No script, no fonts to fetch, read aloud as they are."""
+
+import latex2mathml.converter
+from docutils import nodes
+
+
+def visit_inline(translator, node):
+    translator.body.append(latex2mathml.converter.convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def visit_block(translator, node):
+    number = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
+    translator.body.append(f'<div class="math-block" tabindex="0">{number}')
+    translator.body.append(latex2mathml.converter.convert(node.astext(), display="block") + "</div>")
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

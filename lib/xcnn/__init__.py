@@ -1,0 +1,22 @@
+"""xcnn: the thin library of the book "Explainable Convolutional Neural Networks".
+
+    net = xcnn.load("resnet_s")
+    x = net.preprocess(image)
+    R = xcnn.grad_cam(net, x, target="clock")    # (1, 1, H, W)
+
+Every method is called as `method(net, x, target=None, **options)`; `METHODS` holds them by name.
+"""
+
+from .backprop import gradient
+from .cam import cam
+from .contract import InputError
+from .evaluate import energy_concentration
+from .explore import explore
+from .grad_cam import grad_cam
+from .guided_backprop import guided_backprop, guided_grad_cam
+from .networks import Network, available, load
+
+METHODS = {method.__name__: method for method in (gradient, guided_backprop, cam, grad_cam, guided_grad_cam)}
+
+__all__ = ["METHODS", "InputError", "Network", "available", "cam", "energy_concentration", "explore", "grad_cam",
+           "gradient", "guided_backprop", "guided_grad_cam", "load"]  # fmt: skip

@@ -1,0 +1,78 @@
+"""`python -m xcnn explain IMAGE` and `python -m xcnn scenes FOLDER`: the library from the command line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from . import METHODS, load, scenes, show
+from .contract import InputError, nearest
+
+
+def explain(args):
+    """Print the top classes of an image and write the map over it."""
+    if args.method not in METHODS:
+        raise InputError(f"unknown method {args.method!r}; {nearest(args.method, METHODS)}")
+    try:
+        with Image.open(args.image) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    except OSError as error:
+        reason = error.strerror or "not an image that Pillow can read"
+        raise InputError(f"cannot open {args.image}: {reason}") from error
+    except (Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        raise InputError(f"cannot open {args.image}: {error}") from error
+    net = load(args.network)
+    x = net.preprocess(image)
+    for index, name, p in net.top(x)[0]:
+        print(f"{p:6.1%}  {name} ({index})")
+    target = args.target
+    if target is not None and target.lstrip("-").isdecimal():
+        target = int(target)
+    options = {} if args.layer is None else {"layer": args.layer}
+    if options and args.method == "gradient":
+        raise InputError("gradient explains with pixels, not with a layer; leave --layer out or use grad_cam")
+    R = METHODS[args.method](net, x, target, **options)
+    out = Path(args.out or f"{Path(args.image).stem}_{args.method}_{args.network}.png")
+    factor = max(1, 512 // x.shape[-1])  # small networks see small pictures; nobody wants to look at them
+    picture = show.overlay(net.picture(x)[0], R[0])
+    try:
+        picture.resize([side * factor for side in picture.size], Image.Resampling.BICUBIC).save(out)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {out}: {error}") from error
+    print(f"wrote {out}")
+
+
+def make_scenes(args):
+    """Write scenes as a COCO folder."""
+    print(f"wrote {scenes.write(args.folder, args.n, args.seed, progress=True)}")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m xcnn", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("explain", help="explain what a network sees in an image")
+    one.add_argument("image", help="a picture file")
+    one.add_argument("--method", default="grad_cam", help=", ".join(METHODS))
+    one.add_argument("--network", default="resnet_s", help="vgg_s, resnet_s, googlenet_s, allconv_s, resnet18, vgg16, ...")
+    one.add_argument("--target", help="class index or name; default: the top class")
+    one.add_argument("--layer", help="default: the last spatial layer")
+    one.add_argument("--out", help="picture file to write; default: IMAGE_METHOD_NETWORK.png here")
+    one.set_defaults(run=explain)
+    two = commands.add_parser("scenes", help="write scenes with exact masks as a COCO folder")
+    two.add_argument("folder")
+    two.add_argument("-n", type=int, default=100, help="how many (default 100)")
+    two.add_argument("--seed", type=int, default=0, help="seed of the first")
+    two.set_defaults(run=make_scenes)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"xcnn: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

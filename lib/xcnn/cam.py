@@ -1,0 +1,74 @@
+"""Class activation mapping: a network that ends in global average pooling already holds its map (Zhou et al. 2016)."""
+
+import torch
+import torch.nn.functional as F
+
+from .contract import InputError, check, class_indices, own_grad_mode, run, to_image_size
+from .networks import as_network
+from .tape import Tape
+
+
+def cam(net, x, target=None, layer=None, relu=True):
+    """M_c(x, y) = sum_k w_k^c A_k(x, y): the last maps, weighted by the classifier's weights for class c.
+
+    Source: Zhou et al. 2016, arXiv 1512.04150, eq. 2. A and w are found by watching the forward pass and checked in
+    numbers (`gap_head`), so the names of the modules do not matter.
+
+    :param net: `Network` or nn.Module, in eval mode, that ends in global average pooling and one linear layer
+    :param x: (N, 3, H, W) float
+    :param target: class index or name, one per image, or None for each image's top class
+    :param layer: None, or the network's last spatial layer: CAM has no other
+    :param relu: keep only what speaks for the class; False: the signed map, whose mean is the score less the bias
+    :return: (N, 1, H, W), not normalised, enlarged bilinearly
+    :raises InputError: see `contract.check`; a head of another kind; another layer
+    """
+    net = as_network(net)
+    if layer is not None and layer != net.layer:
+        raise InputError(f"CAM exists only at the last spatial layer, {net.layer!r}; for {layer!r} use grad_cam")
+    S, A, W = gap_head(net, x)
+    w = W[class_indices(S, target, net.classes)]
+    M = torch.einsum("nk,nkyx->nyx", w, A)[:, None]
+    return to_image_size(M.relu() if relu else M, x)
+
+
+def gap_head(net, x):
+    """Run the network and take apart its head, S = W GAP(A) + b.
+
+    :return: S (N, K) scores, A (N, C, h, w) the maps that are averaged, W (K, C). Where the classifier is a 1x1
+        convolution before the pooling, the averaged maps are the class maps themselves and W is the identity.
+    :raises InputError: see `contract.check`; where the head is of another kind
+    """
+    net = as_network(net)
+    check(net.module, x)
+    found = {}
+
+    def watch(func, args, kwargs):
+        result = func(*args, **kwargs)
+        A = args[0] if args else None
+        if _is_global_average(A, result):
+            found.update(A=A.clone(), W=torch.eye(A.shape[1], dtype=A.dtype, device=A.device), b=0)
+        elif func in (F.linear, F.conv2d, torch.conv2d) and "A" in found:
+            found.update(_linear_part(*args, **kwargs))
+        return result
+
+    with own_grad_mode(False), Tape(watch):
+        S = run(net.module, x.clone())
+    if "A" in found:
+        A, W, b = found["A"], found["W"], found["b"]
+        if W.shape == (S.shape[1], A.shape[1]) and torch.allclose(A.mean((2, 3)) @ W.T + b, S, rtol=1e-3, atol=1e-4):
+            return S, A, W.detach()
+    raise InputError(f"CAM needs a network that ends in global average pooling and one linear layer; {net.name} does not. Use grad_cam")
+
+
+def _linear_part(_input, weight, bias=None, *_, **__):
+    """W (K, C) and b of a call to linear or conv2d."""
+    return {"W": weight.flatten(1), "b": 0 if bias is None else bias}
+
+
+def _is_global_average(A, result):
+    """Did this call turn maps A (N, C, h, w) into their means, whatever it is called?"""
+    if not (isinstance(A, torch.Tensor) and isinstance(result, torch.Tensor)):
+        return False
+    if A.ndim != 4 or A.shape[2] * A.shape[3] == 1 or result.numel() != A.shape[0] * A.shape[1]:
+        return False
+    return torch.allclose(result.flatten(1), A.mean((2, 3)), rtol=1e-4, atol=1e-6)

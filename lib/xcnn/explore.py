@@ -1,0 +1,218 @@
+"""One explorer, three back-ends: live widgets, a page that needs no kernel, or one still picture.
+
+    explore(view, alt="Heat map of {image} at layer {layer}", image=["cat", "dog"], layer=range(4))
+
+The environment variable `XCNN_EXPLORER` picks the back-end, so that a chapter reads the same wherever it runs:
+`live` (the default) computes when a control moves; `baked` draws every combination once, for the book;
+`snapshot` draws the first combination only, for print.
+"""
+
+import base64
+import functools
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import re
+import string
+from html import escape
+from numbers import Integral, Real
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+
+MAX_FRAMES = 96
+DPI = 130  # a figure 7 inches wide gives 910 pixels
+
+
+def explore(view, *, alt, **choices):
+    """Show `view` with one control per choice.
+
+    view:     called as `view(**choice)`, returns a matplotlib Figure; it is drawn on its full canvas, then closed.
+    alt:      text for those who cannot see the picture: a string with a `{name}` field for each choice, or a
+              function, `alt(**choice) -> str`.
+    choices:  name -> options; numbers become a slider, strings a menu, and the first option is where it starts.
+              In the label `_` becomes a space and a trailing `_` goes: `class_` reads "class".
+
+    Returns something that Jupyter displays. Raises ValueError where the arguments do not fit together, and whatever
+    `view` raises for the first picture; later, when a control has moved, the error takes the place of the picture.
+    """
+    backend = os.environ.get("XCNN_EXPLORER", "live")
+    if backend not in BACKENDS:
+        raise ValueError(f"XCNN_EXPLORER is {backend!r}; set it to one of: {', '.join(BACKENDS)}")
+    if not choices:
+        raise ValueError("explore() has nothing to choose from: add a choice such as layer=range(4)")
+    choices = {name: _options(name, given) for name, given in choices.items()}
+    if not callable(alt):
+        fields = [field for _, field, *_ in string.Formatter().parse(str(alt)) if field is not None]
+        if {re.split(r"[.\[]", field)[0] for field in fields} != set(choices):
+            wanted = ", ".join(f"{{{name}}}" for name in choices)
+            raise ValueError(f"alt is {alt!r}: say what the picture shows, with exactly the fields {wanted}")
+    return BACKENDS[backend](view, alt, choices)
+
+
+def frames(choices):
+    """All combinations of `choices` (name -> list) as a list of dicts; the last choice varies fastest."""
+    return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+
+
+def _options(name, given):
+    """The options of one choice as a list, checked."""
+    options = [] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
+    if not (options and (_numeric(options) or all(isinstance(option, str) for option in options))):
+        raise ValueError(f"choice {name!r} is {given!r}: give a list of numbers or a list of strings, at least one")
+    if len(set(map(_text, options))) < len(options):
+        raise ValueError(f"choice {name!r} has options that read the same, {options!r}: give each once")
+    return options
+
+
+def _numeric(options):
+    return all(isinstance(option, Real) and not isinstance(option, bool) for option in options)
+
+
+def _slides(options):
+    return len(options) > 1 and _numeric(options)  # a slider with one position cannot be drawn
+
+
+def _text(option):
+    return str(option) if isinstance(option, str | Integral) else f"{option:.6g}"
+
+
+def _label(name):
+    return name.removesuffix("_").replace("_", " ")
+
+
+def _render(view, alt, choice, format="webp"):
+    """Draw one frame: (the encoded picture, its alt text). Closes what `view` opened, also when it fails."""
+    before = set(plt.get_fignums())
+    try:
+        figure = view(**choice)
+        if not isinstance(figure, Figure):
+            raise ValueError(f"view returned {type(figure).__name__}, not a matplotlib Figure: end it with return fig")
+        buffer, lossy = io.BytesIO(), {"quality": 85} if format == "webp" else {}
+        with plt.rc_context({"savefig.bbox": "standard"}):  # "tight" would make the picture jump from frame to frame
+            figure.savefig(buffer, format=format, dpi=DPI, facecolor="white", transparent=False, pil_kwargs=lossy)
+        plt.close(figure)
+    finally:
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
+    text = alt(**choice) if callable(alt) else alt.format(**choice)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"alt gives {text!r} for {choice}: return a sentence that says what the picture shows")
+    return buffer.getvalue(), text
+
+
+def _img(webp, alt):
+    """An <img> that carries its picture along, so that it shows without a server and without a script."""
+    width, height = Image.open(io.BytesIO(webp)).size
+    source, style = base64.b64encode(webp).decode(), "display:block;max-width:100%;height:auto"
+    return (
+        f'<img width="{width}" height="{height}" style="{style}" alt="{escape(alt)}"'
+        f' src="data:image/webp;base64,{source}">'
+    )
+
+
+def _live(view, alt, choices):
+    """Sliders and menus of ipywidgets (7.7.1 as on Colab, or 8) above one picture, which each move replaces."""
+    import ipywidgets as widgets  # here, because the other back-ends do without
+
+    @functools.cache
+    def picture(*values):
+        return _img(*_render(view, alt, dict(zip(choices, values, strict=True))))
+
+    def control(name, options):
+        settings = {"options": [(_text(option), option) for option in options], "description": _label(name)}
+        settings |= {"style": {"description_width": "initial"}, "layout": {"width": "100%", "max_width": "32rem"}}
+        slides = _slides(options)
+        return widgets.SelectionSlider(continuous_update=False, **settings) if slides else widgets.Dropdown(**settings)
+
+    def update(_):
+        try:
+            image.value = picture(*(each.value for each in controls))
+        except Exception as error:  # the widget would only log it
+            line = f"{type(error).__name__}: {error}".splitlines()[0]
+            image.value = f'<p role="alert">{escape(line)}</p>'
+
+    controls = [control(name, options) for name, options in choices.items()]
+    image = widgets.HTML(picture(*(each.value for each in controls)))
+    for each in controls:
+        each.observe(update, names="value")
+    return widgets.VBox([*controls, image])
+
+
+class _Baked:
+    """Plain HTML around pictures drawn ahead: `XCNN_FRAMES` is their folder, `XCNN_FRAMES_URL` its address.
+
+    `explore.js` brings the controls to life; without it the first picture stands.
+    """
+
+    def __init__(self, view, alt, choices):
+        count = math.prod(map(len, choices.values()))
+        if count > MAX_FRAMES:
+            product = " x ".join(f"{len(options)} {_label(name)}" for name, options in choices.items())
+            raise ValueError(f"{product} = {count} frames; a page carries at most {MAX_FRAMES}: offer fewer options")
+        if not os.environ.get("XCNN_FRAMES"):
+            raise ValueError("XCNN_FRAMES is not set: name the folder that the pictures are baked into")
+        pictures, alts = zip(*(_render(view, alt, choice) for choice in frames(choices)), strict=True)
+        data = {
+            "url": os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/"),
+            "options": [[_text(option) for option in options] for options in choices.values()],
+            "frames": [_store(webp) for webp in pictures],
+            "alts": alts,
+        }
+        data = json.dumps(data).replace("<", "\\u003c")  # an option named </script> must not end the script
+        key = hashlib.sha256(f"{list(choices)} {data}".encode()).hexdigest()[:8]
+        rows = [_row(f"xcnn-{key}-{k}", name, options) for k, (name, options) in enumerate(choices.items())]
+        self.alt = alts[0]
+        self.html = f"""<figure class="xcnn-explore">
+<form autocomplete="off" hidden>{"".join(rows)}</form>
+<noscript><p>The sliders and menus need JavaScript; this is the first of {count} pictures.</p></noscript>
+{_img(pictures[0], alts[0])}
+<p class="xcnn-explore-said" role="status"></p>
+<script type="application/json">{data}</script>
+</figure>"""
+
+    def __repr__(self):
+        return self.alt
+
+    def _repr_html_(self):
+        return self.html
+
+
+def _row(id, name, options):
+    """A label and its control, whose value is the position of the option."""
+    texts = [escape(_text(option)) for option in options]
+    if _slides(options):  # the slider speaks its own value, so the <output> keeps quiet
+        control = (
+            f'<input type="range" id="{id}" min="0" max="{len(texts) - 1}" step="1" value="0"'
+            f' aria-valuetext="{texts[0]}"><output for="{id}" aria-live="off">{texts[0]}</output>'
+        )
+    else:
+        items = "".join(f'<option value="{k}">{text}</option>' for k, text in enumerate(texts))
+        control = f'<select id="{id}">{items}</select>'
+    return f'<div class="xcnn-explore-choice"><label for="{id}">{escape(_label(name))}</label>{control}</div>'
+
+
+def _store(webp):
+    """Write a picture under the hash of its content, so that equal frames are stored once; returns the file name."""
+    folder, name = Path(os.environ["XCNN_FRAMES"]), hashlib.sha256(webp).hexdigest()[:16] + ".webp"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(webp)
+    return name
+
+
+class _Snapshot:
+    """The first combination as a PNG."""
+
+    def __init__(self, view, alt, choices):
+        self.png, self.alt = _render(view, alt, frames(choices)[0], format="png")
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
+
+
+BACKENDS = {"live": _live, "baked": _Baked, "snapshot": _Snapshot}

@@ -1,0 +1,103 @@
+"""Train the four small networks on scenes: `make models`. Writes data/weights and data/results/small_networks.json.
+
+Training scenes have seeds from 10,000,000, held-out ones from 20,000,000, so the small seeds a reader types are never
+in the training set.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from xcnn import scenes, small_networks
+from xcnn.networks import MEAN, STD
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+TRAIN, HELD_OUT, SEED = 10_000_000, 20_000_000, 2026
+
+
+def render_many(n, seed, workers):
+    """scenes.dataset(n, seed), rendered in chunks by several processes."""
+    starts = range(seed, seed + n, 500)
+    with ProcessPoolExecutor(workers) as pool:
+        parts = list(tqdm(pool.map(partial(scenes.dataset, 500), starts), total=len(starts), desc="scenes", unit="x500"))
+    images, labels = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def prepare(images):
+    """uint8 (N, H, W, 3) -> normalised float (N, 3, H, W), as `Network.preprocess` does it."""
+    x = images.permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+@torch.no_grad()
+def accuracy(module, images, labels):
+    module.eval()
+    hits = [(module(prepare(x)).argmax(1) == y).float().sum() for x, y in zip(images.split(250), labels.split(250), strict=True)]
+    return float(sum(hits) / len(labels))
+
+
+def train(name, images, labels, epochs, batch=64):
+    """Train one network; yield (epoch, mean loss), then the module is ready to be stored."""
+    torch.manual_seed(SEED)
+    module = small_networks.build(name, len(scenes.CLASSES))
+    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=5e-2)
+    steps = epochs * (len(labels) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.2)
+    log = []
+    for epoch in range(epochs):
+        module.train()
+        total = 0.0
+        for index in tqdm(torch.randperm(len(labels))[: len(labels) // batch * batch].split(batch), desc=f"{name} {epoch}", leave=False):
+            loss = F.cross_entropy(module(prepare(images[index])), labels[index], label_smoothing=0.05)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 2.0)
+            optimiser.step()
+            schedule.step()
+            total += float(loss) * len(index)
+        log.append(round(total / len(labels), 4))
+        print(f"{name} epoch {epoch + 1}/{epochs} loss {log[-1]}", flush=True)
+    return module, log
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=list(small_networks.BUILD))
+    parser.add_argument("--scenes", type=int, default=12_000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    images, labels = render_many(args.scenes, TRAIN, args.workers)
+    held_images, held_labels = render_many(2_000, HELD_OUT, args.workers)
+    record = DATA / "results" / "small_networks.json"
+    results = json.loads(record.read_text()) if record.exists() else {}
+    for name in args.networks:
+        module, log = train(name, images, labels, args.epochs)
+        path = DATA / "weights" / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        half = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
+        save_file(half, path)
+        # Judge what was stored, not what was trained: half precision rounds.
+        module.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()})
+        top1 = accuracy(module, held_images, held_labels)
+        results[name] = {
+            "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": len(held_labels)},
+            "training": {"seed": SEED, "scenes": args.scenes, "scene_seed": TRAIN, "epochs": args.epochs, "loss": log},
+            "parameters": sum(p.numel() for p in module.parameters()),
+        }  # fmt: skip
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"{name}: {top1:.2%} of {len(held_labels)} held-out scenes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
