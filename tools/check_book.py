@@ -37,4 +37,4 @@ def faults(page):
 
 if __name__ == "__main__":
     problems = [fault for page in pages() for fault in faults(page)]
-    sys.exit("\n".join(problems))
+    sys.exit("\n".join(problems) or 0)
