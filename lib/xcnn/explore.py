@@ -93,7 +93,7 @@ def _render(view, alt, choice, format="webp"):
         figure = view(**choice)
         if not isinstance(figure, Figure):
             raise ValueError(f"view returned {type(figure).__name__}, not a matplotlib Figure: end it with return fig")
-        buffer, lossy = io.BytesIO(), {"quality": 85} if format == "webp" else {}
+        buffer, lossy = io.BytesIO(), {"quality": 80} if format == "webp" else {}
         with plt.rc_context({"savefig.bbox": "standard"}):  # "tight" would make the picture jump from frame to frame
             figure.savefig(buffer, format=format, dpi=DPI, facecolor="white", transparent=False, pil_kwargs=lossy)
         plt.close(figure)

@@ -1,0 +1,49 @@
+"""What the tests share: where things are, and the real networks and photographs where the machine has them."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+import xcnn
+
+matplotlib.use("Agg")
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("XCNN_REAL", ROOT.parent / "shared/real"))
+SMALL = ["vgg_s", "resnet_s", "googlenet_s", "allconv_s"]
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Timings run only where they are asked for: `pytest tests/bench -s`."""
+    if collection_path.name == "bench" and not any("bench" in arg for arg in config.invocation_params.args):
+        return True
+    return None
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """The folder of real material, its networks loadable without a download."""
+    if not (REAL / "torch_home").exists():
+        pytest.skip(f"no real networks and photographs in {REAL}; set XCNN_REAL to a folder that has them")
+    monkeypatch.setenv("TORCH_HOME", str(REAL / "torch_home"))
+    xcnn.load.cache_clear()
+    yield REAL
+    xcnn.load.cache_clear()
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No network, and no weights on disk: the empty TORCH_HOME."""
+
+    def refuse(*_args, **_kwargs):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    xcnn.load.cache_clear()
+    yield tmp_path
+    xcnn.load.cache_clear()

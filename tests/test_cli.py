@@ -1,0 +1,136 @@
+"""The command line: what it writes, and one line on stderr for everything that can go wrong."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from xcnn import METHODS, coco, scenes
+from xcnn.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    path = tmp_path / "scene.png"
+    scenes.render(0, classes=["clock"], scale=0.6, occlusion=0, light=1).image.save(path)
+    return path
+
+
+def refused(capsys, *argv):
+    """Run something that must fail; its one line on stderr."""
+    assert main([str(a) for a in argv]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("xcnn: ")
+    return line
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_explain(method, scene, capsys, offline):
+    assert main(["explain", str(scene), "--method", method, "--target", "clock"]) == 0
+    out, err = capsys.readouterr()
+    *tops, last = out.splitlines()
+    assert len(tops) == 5 and "clock" in tops[0] and "%" in tops[0] and err == ""
+    assert last == f"wrote scene_{method}_resnet_s.png"
+    pixels = np.asarray(Image.open(f"scene_{method}_resnet_s.png"))
+    assert pixels.shape == (512, 512, 3) and np.ptp(pixels, axis=2).max() > 30, "a map has colours"
+
+
+def test_options(scene, tmp_path, capsys):
+    maps = []
+    for k, options in enumerate((["--layer", "inception2"], ["--layer", "inception4"], ["--target", "3"])):
+        out = tmp_path / f"{k}.png"
+        assert main(["explain", str(scene), "--network", "googlenet_s", "--out", str(out), *options]) == 0
+        maps.append(out.read_bytes())
+    assert len(set(maps)) == 3
+
+
+def save(name, picture):
+    picture.save(name)
+    return name
+
+
+@pytest.mark.parametrize("make", [
+    lambda: save("cmyk.jpg", Image.new("CMYK", (90, 60), (10, 200, 30, 0))),
+    lambda: save("deep.png", Image.fromarray(np.linspace(0, 65535, 6400).astype(np.uint16).reshape(80, 80))),
+    lambda: save("dot.png", Image.new("RGB", (1, 1), "red")),
+    lambda: save("clear.png", Image.new("RGBA", (50, 40), (9, 9, 9, 0))),
+    lambda: save("moving.gif", Image.new("P", (50, 40))),
+], ids=["CMYK", "16 bit", "1 x 1", "transparent", "gif"])  # fmt: skip
+def test_unusual_pictures(make, capsys):
+    assert main(["explain", make(), "--out", "map.png"]) == 0
+    assert Image.open("map.png").size == (512, 512) and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--method", "grad_kam"], "unknown method 'grad_kam'; did you mean 'grad_cam'"),
+    (["--network", "resnet_x"], "unknown network 'resnet_x'; did you mean 'resnet_s'"),
+    (["--network", "resnet18"], "cannot download resnet18-f37072fd.pth"),
+    (["--layer", "layer_3"], "no layer 'layer_3' in this network; did you mean 'layer3'"),
+    (["--layer", "fc"], "'fc' puts out (1, 10)"),
+    (["--method", "cam", "--network", "vgg_s"], "CAM needs a network that ends in global average pooling"),
+    (["--method", "gradient", "--layer", "layer3"], "leave --layer out"),
+    (["--method", "guided_backprop", "--layer", "layer3"], "leave --layer out"),
+    (["--target", "umbrela"], "unknown class 'umbrela'; did you mean 'umbrella'"),
+    (["--target", "10"], "target 10 is out of range"),
+    (["--target", "-1"], "target -1 is out of range"),
+    (["--out", "no/such/folder/map.png"], "cannot write no/such/folder/map.png"),
+    (["--out", "map.xyz"], "cannot write map.xyz"),
+])  # fmt: skip
+def test_wrong_options(options, says, scene, capsys, offline):
+    assert says in refused(capsys, "explain", scene, *options)
+
+
+def broken(name, content):
+    with open(name, "wb") as file:
+        file.write(content)
+    return name
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda: "nowhere.png", "cannot open nowhere.png: No such file"),
+    (lambda: ".", "cannot open .: Is a directory"),
+    (lambda: broken("text.png", b"this is no picture\n"), "cannot open text.png: not an image"),
+    (lambda: broken("empty.jpg", b""), "cannot open empty.jpg: not an image"),
+    (lambda: broken("half.png", (Image.effect_noise((99, 99), 50).save("whole.png"), open("whole.png", "rb").read())[1][:3000]),
+     "cannot open half.png"),
+])  # fmt: skip
+def test_wrong_pictures(make, says, capsys):
+    assert says in refused(capsys, "explain", make())
+
+
+def test_scenes(tmp_path, capsys):
+    assert main(["scenes", "made/here", "-n", "3", "--seed", "40"]) == 0
+    assert "wrote made/here/annotations/instances.json" in capsys.readouterr().out
+    read = coco.Folder(tmp_path / "made/here")
+    assert read.ids() == [40, 41, 42]
+    for seed in read.ids():
+        truth = scenes.render(seed)
+        assert (np.asarray(read.image(seed)) == np.asarray(truth.image)).all()
+        assert (read.mask(seed, truth.labels[0]) == truth.masks[0]).all()
+
+
+def test_scenes_where_they_cannot_go(capsys):
+    broken("file", b"")
+    assert "cannot write" in refused(capsys, "scenes", "file", "-n", "1")
+
+
+def test_scenes_with_a_bad_seed(capsys):
+    assert main(["scenes", "made", "-n", "1", "--seed", "-1"]) == 2
+    assert "xcnn: seed must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["explian"], ["explain"], ["scenes", "x", "-n", "many"]])
+def test_wrong_usage(argv, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    assert "usage: python -m xcnn" in capsys.readouterr().err
+
+
+def test_a_real_network(real, capsys):
+    picture = real / "coco/val2017/000000104455.jpg"
+    assert main(["explain", str(picture), "--network", "resnet18", "--out", "zebra.png"]) == 0
+    assert "zebra (340)" in capsys.readouterr().out.splitlines()[0]
+    assert Image.open("zebra.png").size == (448, 448)

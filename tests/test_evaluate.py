@@ -1,0 +1,108 @@
+"""Energy concentration against its definition."""
+
+import numpy as np
+import pytest
+import torch
+import xcnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from xcnn import energy_concentration
+from xcnn.evaluate import dilated
+
+
+def brute_force(R, mask):
+    inside = total = 0.0
+    for c in range(R.shape[0]):
+        for y in range(R.shape[1]):
+            for x in range(R.shape[2]):
+                total += float(R[c, y, x]) ** 2
+                inside += float(R[c, y, x]) ** 2 * bool(mask[y, x])
+    return inside / total
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_is_the_share_of_energy_on_the_mask(channels):
+    rng = np.random.default_rng(0)
+    R, mask = rng.normal(size=(4, channels, 5, 7)), rng.random((4, 5, 7)) < 0.4
+    P = energy_concentration(torch.tensor(R), torch.tensor(mask), dilate=0)
+    assert P.shape == (4,) and P.dtype == torch.float64
+    np.testing.assert_allclose(P, [brute_force(r, m) for r, m in zip(R, mask, strict=True)], rtol=1e-12)
+
+
+def test_one_mask_serves_all_maps():
+    R, mask = torch.randn(3, 1, 6, 6), torch.zeros(6, 6, dtype=torch.bool)
+    mask[1:4, 2:5] = True
+    assert torch.equal(energy_concentration(R, mask), energy_concentration(R, mask.expand(3, 6, 6)))
+
+
+def test_by_hand():
+    R = torch.zeros(1, 1, 4, 4)
+    R[0, 0, 0, 0], R[0, 0, 3, 3] = 3, -4
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0, 0] = True
+    assert energy_concentration(R, mask, dilate=0).item() == pytest.approx(9 / 25)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e38])
+def test_scale_does_not_matter_even_where_squares_overflow(scale):
+    R, mask = torch.rand(2, 3, 8, 8) - 0.5, torch.rand(2, 8, 8) > 0.5
+    np.testing.assert_allclose(energy_concentration(R * scale, mask), energy_concentration(R, mask), rtol=1e-5)
+
+
+def test_no_energy_is_nan_for_that_map_alone():
+    R = torch.ones(2, 1, 4, 4)
+    R[0] = 0
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:2] = True
+    P = energy_concentration(R, mask, dilate=0)
+    assert P[0].isnan() and P[1] == 0.5
+
+
+def test_empty_and_full_masks():
+    R = torch.ones(1, 1, 4, 4)
+    assert energy_concentration(R, torch.zeros(4, 4, dtype=torch.bool)) == 0
+    assert energy_concentration(R, torch.ones(4, 4, dtype=torch.bool)) == 1
+
+
+def test_default_grows_the_mask_by_a_fifth():
+    R, mask = torch.rand(1, 1, 40, 40), torch.zeros(40, 40, dtype=torch.bool)
+    mask[10:25, 10:25] = True
+    grown = torch.tensor(dilated(mask.numpy(), 0.2))
+    P = energy_concentration(R, mask)
+    assert P == energy_concentration(R, grown, dilate=0) and P > energy_concentration(R, mask, dilate=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays(bool, (12, 9)), st.floats(0, 3))
+def test_a_mask_grows_evenly_and_no_further_than_it_must(mask, fraction):
+    grown = dilated(mask, fraction)
+    assert (grown | ~mask).all(), "the mask must stay inside"
+    if not mask.any() or fraction == 0:
+        assert (grown == mask).all()
+        return
+    assert grown.sum() >= min(mask.size, np.floor(mask.sum() * (1 + fraction)))
+    ys, xs = np.nonzero(mask)
+    y, x = np.mgrid[:12, :9]
+    far2 = ((y[..., None] - ys) ** 2 + (x[..., None] - xs) ** 2).min(-1)  # by brute force
+    reach = far2[grown].max()
+    assert grown.all() or far2[~grown].min() > reach, "all pixels nearer than the last one belong"
+    if not grown.all():
+        assert (far2 < reach).sum() < mask.sum() * (1 + fraction) + 1e-6, "one ring less would not do"
+
+
+MASK = torch.ones(4, 4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(("R", "mask", "dilate", "says"), [
+    (torch.ones(1, 4, 4), MASK, 0.2, "N, C, H, W"),
+    (torch.ones(1, 1, 4, 4), MASK.float(), 0.2, "mask > 0"),
+    (torch.ones(1, 1, 4, 4), torch.ones(5, 4, dtype=torch.bool), 0.2, "does not fit"),
+    (torch.ones(3, 1, 4, 4), MASK.expand(2, 4, 4), 0.2, "does not fit"),
+    (torch.full((1, 1, 4, 4), float("nan")), MASK, 0.2, "NaN"),
+    (torch.full((1, 1, 4, 4), float("inf")), MASK, 0.2, "infinite"),
+    (torch.ones(1, 1, 4, 4), MASK, -0.1, "0 or more"),
+])  # fmt: skip
+def test_bad_input(R, mask, dilate, says):
+    with pytest.raises(xcnn.InputError, match=says):
+        energy_concentration(R, mask, dilate)

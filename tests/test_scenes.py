@@ -1,0 +1,227 @@
+"""Scenes: the same seed, the same picture; each knob turns one thing; masks are exact; COCO folders read back."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from xcnn import InputError, coco, scenes
+from xcnn.scenes import CLASSES, render
+
+SEEDS = [0, 7, 21]
+
+
+def pixels(scene):
+    return np.asarray(scene.image).astype(int)
+
+
+def same(a, b):
+    return a.labels == b.labels and (a.masks == b.masks).all() and (pixels(a) == pixels(b)).all()
+
+
+def far_from(*masks, distance):
+    """The pixels at least so far from all masks."""
+    return distance_transform_edt(~np.any(masks, axis=0)) >= distance
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_is_a_scene(seed):
+    np.random.seed(seed + 1)
+    first = render(seed)
+    np.random.rand(7)
+    assert same(first, render(seed)) and not (pixels(first) == pixels(render(seed + 1))).all()
+    assert first.image.mode == "RGB" and first.image.size == (128, 128)
+    assert first.masks.shape == (1, 128, 128) and first.masks.dtype == bool
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_can_be_seen(name):
+    for seed in SEEDS:
+        scene = render(seed, classes=[name])
+        assert scene.labels == (name,) and scene.mask(name).mean() > 0.02
+
+
+def test_seeds_draw_all_classes():
+    assert {render(seed, size=16).labels[0] for seed in range(80)} == set(CLASSES)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_scale(seed):
+    levels = [render(seed, scale=s, occlusion=0) for s in (0.2, 0.35, 0.5, 0.7, 0.95)]
+    areas = [scene.masks.sum() for scene in levels]
+    assert all(b > 1.3 * a for a, b in pairwise(areas)), areas
+    assert len({scene.labels for scene in levels}) == 1
+    small, large = levels[1:3]
+    away = far_from(small.masks[0], large.masks[0], distance=24)
+    assert away.sum() > 500 and (pixels(small) == pixels(large))[away].all()
+    assert not (pixels(small) == pixels(large)).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+def test_occlusion_hides_what_it_says(seed, fraction):
+    bare, hidden = render(seed, occlusion=0), render(seed, occlusion=fraction)
+    assert hidden.labels == bare.labels and not (hidden.masks & ~bare.masks).any()
+    assert 1 - hidden.masks.sum() / bare.masks.sum() == pytest.approx(fraction, abs=0.04)
+    away = far_from(bare.masks[0], distance=40)
+    assert (pixels(bare) == pixels(hidden))[away].all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_light_changes_brightness_and_nothing_else(seed):
+    levels = [render(seed, light=light) for light in (0.15, 0.5, 1, 1.6, 2.5)]
+    means = [pixels(scene).mean() for scene in levels]
+    assert all(b > 1.1 * a for a, b in pairwise(means)), means
+    for scene in levels[1:]:
+        assert scene.labels == levels[0].labels and (scene.masks == levels[0].masks).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_view_narrows_the_object(seed):
+    def width(scene):
+        return np.ptp(np.nonzero(scene.masks[0].any(0))[0])
+
+    knobs = {"classes": ["stop sign"], "scale": 0.5, "occlusion": 0}
+    front, turned, side = (render(seed, view=v, **knobs) for v in (0, 45, 75))
+    assert width(front) > 1.15 * width(turned) > 1.3 * width(side)
+    away = far_from(front.masks[0], side.masks[0], distance=24)
+    assert away.sum() > 500 and (pixels(front) == pixels(side))[away].all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_count_and_masks(seed, count):
+    scene = render(seed, count=count)
+    assert len(scene.labels) == len(scene.masks) == count == len(set(scene.labels))
+    assert scene.labels[0] == render(seed).labels[0]
+    assert scene.masks.any((1, 2)).all() and scene.masks.sum(0).max() == 1
+    for name, mask in zip(scene.labels, scene.masks, strict=True):
+        assert (scene.mask(name) == mask).all()
+
+
+def test_a_class_twice():
+    scene = render(3, classes=["pizza", "pizza"])
+    assert scene.labels == ("pizza", "pizza") and (scene.mask("pizza") == scene.masks.any(0)).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_size_does_not_move_things(seed):
+    small, large = render(seed), render(seed, size=224)
+    assert large.image.size == (224, 224) and large.labels == small.labels
+    again = np.asarray(Image.fromarray(large.masks[0]).resize((128, 128), Image.Resampling.NEAREST))
+    assert (again & small.masks[0]).sum() / (again | small.masks[0]).sum() > 0.9
+
+
+@pytest.mark.parametrize(("knobs", "says"), [
+    ({"classes": ["piza"]}, "no scene class 'piza'.*'pizza'"),
+    ({"classes": []}, "1 to 4 objects, not 0"),
+    ({"classes": ["pizza"] * 5}, "1 to 4 objects, not 5"),
+    ({"scale": 0}, "scale must lie between"),
+    ({"view": 90}, "view must lie between -75 and 75, not 90"),
+    ({"light": float("nan")}, "light must lie between"),
+    ({"occlusion": 1}, "occlusion must lie between"),
+    ({"count": 5}, "count must lie between 1 and 4"),
+    ({"size": 8}, "at least 16"),
+    ({"seed": -1}, "seed"),
+])  # fmt: skip
+def test_bad_knobs(knobs, says):
+    with pytest.raises(InputError, match=says):
+        render(**{"seed": 0, **knobs})
+
+
+def test_no_mask_of_what_is_not_there():
+    with pytest.raises(InputError, match="no 'zebra' in this scene; it holds: pizza"):
+        render(0, classes=["pizza"]).mask("zebra")
+
+
+def test_dataset():
+    images, labels = scenes.dataset(3, seed=5)
+    assert images.shape == (3, 128, 128, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
+    for k in range(3):
+        scene = render(5 + k)
+        assert (images[k] == pixels(scene)).all() and CLASSES[labels[k]] == scene.labels[0]
+
+
+# ---- COCO folders
+
+
+@pytest.fixture
+def folder(tmp_path):
+    scenes.write(tmp_path, 4, seed=11, count=2)
+    return tmp_path
+
+
+def test_a_written_folder_reads_back(folder):
+    read = coco.Folder(folder)
+    assert read.ids() == [11, 12, 13, 14] and list(read.categories) == list(CLASSES)
+    for seed in read.ids():
+        scene = render(seed, count=2)
+        assert (np.asarray(read.image(seed)) == pixels(scene)).all()
+        for name in CLASSES:
+            truth = scene.mask(name) if name in scene.labels else np.zeros((128, 128), bool)
+            mask = read.mask(seed, name)
+            assert mask.dtype == bool and (mask == truth).all()
+            assert (seed in read.ids(name)) == (name in scene.labels)
+
+
+def test_areas_and_boxes_are_true(folder):
+    for a in json.loads((folder / "annotations/instances.json").read_text())["annotations"]:
+        mask = render(a["image_id"], count=2).mask(CLASSES[a["category_id"] - 1])
+        ys, xs = np.nonzero(mask)
+        assert a["area"] == mask.sum()
+        assert a["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+
+
+def test_missing_folders_and_files(folder, tmp_path_factory):
+    with pytest.raises(InputError, match="0 annotation files.*a COCO folder holds"):
+        coco.Folder(tmp_path_factory.mktemp("empty"))
+    with pytest.raises(InputError, match="0 annotation files"):
+        coco.Folder(folder / "nowhere")
+    (folder / "images/000011.png").unlink()
+    with pytest.raises(InputError, match=r"image 11 \(000011.png\) is not in .*download it"):
+        coco.Folder(folder).image(11)
+
+
+def test_two_annotation_files_must_be_told_apart(folder):
+    (folder / "annotations/instances_b.json").write_text((folder / "annotations/instances.json").read_text())
+    with pytest.raises(InputError, match="2 annotation files.*name one"):
+        coco.Folder(folder)
+    assert coco.Folder(folder, "instances_b.json").ids() == [11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"images": []}', "\x00\xff"])
+def test_broken_annotations(folder, text):
+    (folder / "annotations/instances.json").write_text(text)
+    with pytest.raises(InputError, match=r"instances\.json is not a COCO annotation file"):
+        coco.Folder(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", "half"])
+def test_broken_images(folder, content):
+    path = folder / "images/000012.png"
+    path.write_bytes(path.read_bytes()[:2000] if content == "half" else content)
+    with pytest.raises(InputError, match="000012.png cannot be read as an image"):
+        coco.Folder(folder).image(12)
+
+
+def test_unknown_ids_and_categories(folder):
+    read = coco.Folder(folder)
+    for call in (read.image, lambda i: read.mask(i, "pizza")):
+        with pytest.raises(InputError, match="no image 99"):
+            call(99)
+    for call in (read.ids, lambda name: read.mask(11, name)):
+        with pytest.raises(InputError, match="no category 'umbrela'.*'umbrella'"):
+            call("umbrela")
+
+
+def test_real_coco(real):
+    read = coco.Folder(real / "coco")
+    assert len(read.ids()) == 188 and len(read.categories) == 80
+    assert {104455, 244592} <= set(read.ids("zebra")) < set(read.ids())
+    for image_id in read.ids("zebra"):
+        image, mask = read.image(image_id), read.mask(image_id, "zebra")
+        assert image.mode == "RGB" and mask.shape == (image.height, image.width)
+        assert mask.dtype == bool and 0 < mask.mean() < 1
+    assert not read.mask(104455, "pizza").any()
