@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 
 DROP = [
-    r'<script[^>]*fontawesome[^>]*></script>\s*',
+    r"<script[^>]*fontawesome[^>]*></script>\s*",
     r'<link[^>]*rel="preload"[^>]*>\s*',
     r"<script>\s*const THEBE_JS_URL.*?</script>\s*",
-    r'<script[^>]*sphinx-thebe[^>]*></script>\s*',
-    r'<link[^>]*(?:sphinx-thebe|sphinx-design)[^>]*>\s*',
-    r'<script[^>]*design-tabs[^>]*></script>\s*',
+    r"<script[^>]*sphinx-thebe[^>]*></script>\s*",
+    r"<link[^>]*(?:sphinx-thebe|sphinx-design)[^>]*>\s*",
+    r"<script[^>]*design-tabs[^>]*></script>\s*",
 ]
 
 

@@ -1,4 +1,7 @@
-"""Sphinx extension: formulas become MathML when the book is built. No script, no fonts to fetch, read aloud as they are."""
+"""Sphinx extension: formulas become MathML when the book is built.
+
+No script, no fonts to fetch, and screen readers read them as they are.
+"""
 
 import latex2mathml.converter
 from docutils import nodes

@@ -101,7 +101,9 @@ def test_every_control_changes_the_picture(visit, name):
             else:
                 control.focus()
                 control.press("ArrowRight")
-            page.wait_for_function("([i, s]) => i.src !== s && i.complete && i.naturalWidth > 0", arg=[picture.element_handle(), before])
+            page.wait_for_function(
+                "([i, s]) => i.src !== s && i.complete && i.naturalWidth > 0", arg=[picture.element_handle(), before]
+            )
     assert page.faults == []
 
 

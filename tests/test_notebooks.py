@@ -5,9 +5,10 @@ import statistics
 from pathlib import Path
 
 import nbformat
-import notebooks
 import pytest
 from nbclient import NotebookClient
+
+import notebooks
 from notebooks import PLACEHOLDER, ROOT, config, notebook
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
@@ -58,7 +59,11 @@ def test_address_is_stamped_once():
 def solved(path):
     """The chapter with each stub replaced by the first Python block of the solution that follows it."""
     book = nbformat.reads(notebook(path.read_text()), 4)
-    stubs = [k for k, cell in enumerate(book.cells) if cell.cell_type == "code" and "raise NotImplementedError" in cell.source]
+    stubs = [
+        k
+        for k, cell in enumerate(book.cells)
+        if cell.cell_type == "code" and "raise NotImplementedError" in cell.source
+    ]
     for stub in stubs:
         after = "".join(cell.source + "\n" for cell in book.cells[stub:] if cell.cell_type == "markdown")
         book.cells[stub].source = re.search(r"<summary>Solution</summary>.*?```python\n(.*?)```", after, re.S)[1]

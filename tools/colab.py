@@ -31,7 +31,10 @@ def run(pins):
         changed = {name: (old, after.get(name)) for name, old in before.items() if after.get(name) != old}
         if changed:
             sys.exit(f"Python {release}: installing the library changed {changed}")
-        print(f"Python {release}: {len(before)} packages unchanged; added {sorted(after.keys() - before.keys())}", flush=True)
+        print(
+            f"Python {release}: {len(before)} packages unchanged; added {sorted(after.keys() - before.keys())}",
+            flush=True,
+        )
         for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
             command = [python, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--output-dir", folder]
             subprocess.run([*command, "--ExecutePreprocessor.timeout=900", str(notebook)], check=True)

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
-
 from xcnn import scenes, small_networks
 from xcnn.networks import MEAN, STD
 
@@ -27,7 +26,9 @@ def render_many(n, seed, workers):
     """scenes.dataset(n, seed), rendered in chunks by several processes."""
     starts = range(seed, seed + n, 500)
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(tqdm(pool.map(partial(scenes.dataset, 500), starts), total=len(starts), desc="scenes", unit="x500"))
+        parts = list(
+            tqdm(pool.map(partial(scenes.dataset, 500), starts), total=len(starts), desc="scenes", unit="x500")
+        )
     images, labels = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
     return torch.from_numpy(images), torch.from_numpy(labels)
 
@@ -41,7 +42,10 @@ def prepare(images):
 @torch.no_grad()
 def accuracy(module, images, labels):
     module.eval()
-    hits = [(module(prepare(x)).argmax(1) == y).float().sum() for x, y in zip(images.split(250), labels.split(250), strict=True)]
+    hits = [
+        (module(prepare(x)).argmax(1) == y).float().sum()
+        for x, y in zip(images.split(250), labels.split(250), strict=True)
+    ]
     return float(sum(hits) / len(labels))
 
 
@@ -56,7 +60,11 @@ def train(name, images, labels, epochs, batch=64):
     for epoch in range(epochs):
         module.train()
         total = 0.0
-        for index in tqdm(torch.randperm(len(labels))[: len(labels) // batch * batch].split(batch), desc=f"{name} {epoch}", leave=False):
+        for index in tqdm(
+            torch.randperm(len(labels))[: len(labels) // batch * batch].split(batch),
+            desc=f"{name} {epoch}",
+            leave=False,
+        ):
             loss = F.cross_entropy(module(prepare(images[index])), labels[index], label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()
@@ -87,7 +95,9 @@ def main():
         half = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
         save_file(half, path)
         # Judge what was stored, not what was trained: half precision rounds.
-        module.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()})
+        module.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+        )
         top1 = accuracy(module, held_images, held_labels)
         results[name] = {
             "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": len(held_labels)},

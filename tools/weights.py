@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import torchvision.models as zoo
-
 from xcnn import InputError
 from xcnn.networks import REAL, available, fetch_weights
 

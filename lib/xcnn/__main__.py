@@ -55,7 +55,9 @@ def main(argv=None):
     one = commands.add_parser("explain", help="explain what a network sees in an image")
     one.add_argument("image", help="a picture file")
     one.add_argument("--method", default="grad_cam", help=", ".join(METHODS))
-    one.add_argument("--network", default="resnet_s", help="vgg_s, resnet_s, googlenet_s, allconv_s, resnet18, vgg16, ...")
+    one.add_argument(
+        "--network", default="resnet_s", help="vgg_s, resnet_s, googlenet_s, allconv_s, resnet18, vgg16, ..."
+    )
     one.add_argument("--target", help="class index or name; default: the top class")
     one.add_argument("--layer", help="default: the last spatial layer")
     one.add_argument("--out", help="picture file to write; default: IMAGE_METHOD_NETWORK.png here")

@@ -57,7 +57,9 @@ def gap_head(net, x):
         A, W, b = found["A"], found["W"], found["b"]
         if W.shape == (S.shape[1], A.shape[1]) and torch.allclose(A.mean((2, 3)) @ W.T + b, S, rtol=1e-3, atol=1e-4):
             return S, A, W.detach()
-    raise InputError(f"CAM needs a network that ends in global average pooling and one linear layer; {net.name} does not. Use grad_cam")
+    raise InputError(
+        f"CAM needs a head of global average pooling and one linear layer; {net.name} has another. Use grad_cam"
+    )
 
 
 def _linear_part(_input, weight, bias=None, *_, **__):

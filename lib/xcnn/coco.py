@@ -26,7 +26,11 @@ class Folder:
         if len(found) != 1:
             raise InputError(
                 f"{len(found)} annotation files in {self.folder / 'annotations'}; "
-                + ("name one with annotations=" if found else "a COCO folder holds annotations/instances_*.json and its images")
+                + (
+                    "name one with annotations="
+                    if found
+                    else "a COCO folder holds annotations/instances_*.json and its images"
+                )
             )
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print

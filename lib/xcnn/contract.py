@@ -30,7 +30,9 @@ def check(module, x):
     """
     for name, part in module.named_modules():
         if part.training:
-            raise InputError(f"{'the network' if not name else repr(name)} is in train mode; call .eval() on the model first")
+            raise InputError(
+                f"{'the network' if not name else repr(name)} is in train mode; call .eval() on the model first"
+            )
     if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
         got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
         raise InputError(f"x must be a tensor of shape (N, 3, H, W), got {got}; net.preprocess(image) makes one")
@@ -87,7 +89,9 @@ def class_indices(S, target, classes=()):
 def _class_index(one, K, classes):
     if isinstance(one, str):
         if not classes:
-            raise InputError(f"this network's class names are not known, so {one!r} means nothing; give the class index")
+            raise InputError(
+                f"this network's class names are not known, so {one!r} means nothing; give the class index"
+            )
         found = [k for k, name in enumerate(classes) if name == one]
         if not found:
             raise InputError(f"unknown class {one!r}; {nearest(one, classes)}")

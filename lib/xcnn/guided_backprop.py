@@ -1,5 +1,8 @@
-"""Guided backprop: the gradient with respect to pixels, except that each ReLU also stops what is negative on its way back
-(Springenberg et al. 2015); and Guided Grad-CAM, its product with Grad-CAM (Selvaraju et al. 2017)."""
+"""Guided backprop and Guided Grad-CAM.
+
+Guided backprop is the gradient with respect to pixels, except that each ReLU also stops what is negative on its way
+back (Springenberg et al. 2015). Guided Grad-CAM is its product with Grad-CAM (Selvaraju et al. 2017).
+"""
 
 import math
 

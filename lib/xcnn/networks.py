@@ -89,7 +89,10 @@ class Network:
         """The k likeliest classes of each image: N lists of (index, name, probability)."""
         p, index = self.predict(x).topk(k)
         name = lambda c: self.classes[c] if len(self.classes) else f"class {c}"  # noqa: E731
-        return [[(c, name(c), q) for c, q in zip(*pair, strict=True)] for pair in zip(index.tolist(), p.tolist(), strict=True)]
+        return [
+            [(c, name(c), q) for c, q in zip(*pair, strict=True)]
+            for pair in zip(index.tolist(), p.tolist(), strict=True)
+        ]
 
 
 def as_network(net):
@@ -98,7 +101,9 @@ def as_network(net):
         return net
     if isinstance(net, nn.Module):
         return Network(net, name=type(net).__name__)
-    raise InputError(f"expected an xcnn.Network or a torch.nn.Module, got {type(net).__name__}; xcnn.load(name) makes one")
+    raise InputError(
+        f"expected an xcnn.Network or a torch.nn.Module, got {type(net).__name__}; xcnn.load(name) makes one"
+    )
 
 
 def to_rgb(image):
@@ -151,7 +156,9 @@ def load(name):
             module = zoo.get_model(name, weights=weights)
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         path = weights_path(weights)
-        raise InputError(f"the weights in {path} cannot be read ({type(error).__name__}); delete the file and try again") from error
+        raise InputError(
+            f"the weights in {path} cannot be read ({type(error).__name__}); delete the file and try again"
+        ) from error
     transform = weights.transforms()
     return Network(module.eval(), name, list(weights.meta["categories"]), transform.crop_size[0],
                    tuple(transform.mean), tuple(transform.std))  # fmt: skip
@@ -184,7 +191,7 @@ def fetch_weights(weights, timeout=5):
 
 
 def available():
-    """Names of the networks that load without a download: the small four, then those of `REAL` whose weights are here."""
+    """Networks that load without a download: the small four, then those of `REAL` whose weights are here."""
     import torchvision.models as zoo
 
     return [*SMALL, *(name for name in REAL if weights_path(next(iter(zoo.get_model_weights(name)))).exists())]

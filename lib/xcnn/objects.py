@@ -203,8 +203,10 @@ def traffic_light(pen, rng):
         pen.disc(0, y, 0.21, colour if lamp == lit else shade_of(colour, 0.32))
         if lamp == lit:
             pen.disc(-0.03, y - 0.03, 0.12, tuple((c + 2 * 255) // 3 for c in colour))
-        pen.polygon([(-0.27, y - 0.1), (-0.2, y - 0.24), (0.2, y - 0.24), (0.27, y - 0.1), (0.2, y - 0.17), (-0.2, y - 0.17)],
-                    shade_of(case, 0.8))
+        pen.polygon(
+            [(-0.27, y - 0.1), (-0.2, y - 0.24), (0.2, y - 0.24), (0.27, y - 0.1), (0.2, y - 0.17), (-0.2, y - 0.17)],
+            shade_of(case, 0.8),
+        )
 
 
 def umbrella(pen, rng):

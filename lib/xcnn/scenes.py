@@ -1,8 +1,8 @@
 """Scenes: small pictures with exact masks, rendered from a seed and never stored.
 
 Ten classes that COCO and ImageNet also know, on textured backgrounds with clutter. Five knobs turn the classic
-challenges of vision, one at a time: `scale`, `view`, `light`, `occlusion` and `count`. What a knob leaves alone stays as
-it was: each aspect of a scene has its own stream of random numbers.
+challenges of vision, one at a time: `scale`, `view`, `light`, `occlusion` and `count`. What a knob leaves alone stays
+as it was: each aspect of a scene has its own stream of random numbers.
 """
 
 import json
@@ -202,7 +202,10 @@ def _background(rng, side):
         boards = rng.integers(4, 8)
         grain = np.asarray(Image.fromarray(_noise(rng, side, 24, 2)).resize((side, 8)).resize((side, side)))
         colour = np.array(rng.choice([(164, 118, 76), (126, 92, 64), (186, 154, 112)]), np.float32)
-        colour = colour * (1 + 0.14 * rng.uniform(-1, 1, boards)[np.minimum((x * boards).astype(int), boards - 1)])[..., None]
+        colour = (
+            colour
+            * (1 + 0.14 * rng.uniform(-1, 1, boards)[np.minimum((x * boards).astype(int), boards - 1)])[..., None]
+        )
         tone = 0.08 * grain.T + 0.05 * tone - 0.35 * ((x * boards) % 1 < 0.035)
     elif kind == 2:  # bricks
         rows = rng.integers(6, 11)
@@ -228,8 +231,8 @@ def _background(rng, side):
 
 def _clutter(canvas, rng, side):
     """Things that are nothing in particular, in the objects' own colours, so that colour alone proves little."""
-    colours = [(204, 52, 44), (238, 190, 40), (60, 140, 70), (52, 104, 184), (240, 240, 236), (40, 40, 46), (150, 96, 50),
-               (120, 124, 132)]  # fmt: skip
+    colours = [(204, 52, 44), (238, 190, 40), (60, 140, 70), (52, 104, 184)]
+    colours += [(240, 240, 236), (40, 40, 46), (150, 96, 50), (120, 124, 132)]
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
     for _ in range(rng.integers(4, 11)):
@@ -264,7 +267,12 @@ def _occluder(rng, alpha, side, fraction):
     points = np.stack([xs, ys], 1)
     edge, reach = np.quantile(points @ out, 1 - fraction), (points @ out).max() + 0.04 * side
     low, high = (points @ across).min() - 0.05 * side, (points @ across).max() + 0.05 * side
-    board = [edge * out + low * across, edge * out + high * across, reach * out + high * across, reach * out + low * across]
+    board = [
+        edge * out + low * across,
+        edge * out + high * across,
+        reach * out + high * across,
+        reach * out + low * across,
+    ]
     layer = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
     pen.polygon([tuple(p) for p in board], fill=shade_of(colour, 1.0))

@@ -1,4 +1,4 @@
-"""Pictures of maps. Positive maps run from dark to bright, signed maps diverge from 0; both are safe for the colour-blind."""
+"""Pictures of maps: positive ones run from dark to bright, signed ones diverge from 0. Safe for the colour-blind."""
 
 import matplotlib.pyplot as plt
 import numpy as np

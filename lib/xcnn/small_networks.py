@@ -78,7 +78,9 @@ class Inception(nn.Module):
     def __init__(self, c_in, c1, c3, c5):
         super().__init__()
         self.one = nn.Conv2d(c_in, c1, 1, bias=False)
-        self.three = nn.Sequential(nn.Conv2d(c_in, c3 // 2, 1, bias=False), nn.Conv2d(c3 // 2, c3, 3, padding=1, bias=False))
+        self.three = nn.Sequential(
+            nn.Conv2d(c_in, c3 // 2, 1, bias=False), nn.Conv2d(c3 // 2, c3, 3, padding=1, bias=False)
+        )
         self.five = nn.Sequential(
             nn.Conv2d(c_in, c5 // 2, 1, bias=False),
             nn.Conv2d(c5 // 2, c5, 3, padding=1, bias=False),
