@@ -1,6 +1,6 @@
 """Sphinx extension: formulas become MathML when the book is built.
 
-No script, no fonts to fetch, and screen readers read them as they are.
+No script, and screen readers read them as they are.
 """
 
 import latex2mathml.converter

@@ -1,5 +1,7 @@
 """The command line: what it writes, and one line on stderr for everything that can go wrong."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,7 +42,7 @@ def test_explain(method, scene, capsys, offline):
 
 def test_options(scene, tmp_path, capsys):
     maps = []
-    for k, options in enumerate((["--layer", "inception2"], ["--layer", "inception4"], ["--target", "3"])):
+    for k, options in enumerate((["--layer", "inception2"], ["--layer", "inception4"], ["--target", "bus"])):
         out = tmp_path / f"{k}.png"
         assert main(["explain", str(scene), "--network", "googlenet_s", "--out", str(out), *options]) == 0
         maps.append(out.read_bytes())
@@ -89,13 +91,18 @@ def broken(name, content):
     return name
 
 
+def noise():
+    stream = io.BytesIO()
+    Image.effect_noise((99, 99), 50).save(stream, "png")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(("make", "says"), [
     (lambda: "nowhere.png", "cannot open nowhere.png: No such file"),
     (lambda: ".", "cannot open .: Is a directory"),
     (lambda: broken("text.png", b"this is no picture\n"), "cannot open text.png: not an image"),
     (lambda: broken("empty.jpg", b""), "cannot open empty.jpg: not an image"),
-    (lambda: broken("half.png", (Image.effect_noise((99, 99), 50).save("whole.png"), open("whole.png", "rb").read())[1][:3000]),
-     "cannot open half.png"),
+    (lambda: broken("half.png", noise()[:3000]), "cannot open half.png"),
 ])  # fmt: skip
 def test_wrong_pictures(make, says, capsys):
     assert says in refused(capsys, "explain", make())

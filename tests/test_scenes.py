@@ -175,7 +175,7 @@ def test_areas_and_boxes_are_true(folder):
 
 
 def test_missing_folders_and_files(folder, tmp_path_factory):
-    with pytest.raises(InputError, match="0 annotation files.*a COCO folder holds"):
+    with pytest.raises(InputError, match=r"0 annotation files.*a COCO folder holds"):
         coco.Folder(tmp_path_factory.mktemp("empty"))
     with pytest.raises(InputError, match="0 annotation files"):
         coco.Folder(folder / "nowhere")
@@ -186,7 +186,7 @@ def test_missing_folders_and_files(folder, tmp_path_factory):
 
 def test_two_annotation_files_must_be_told_apart(folder):
     (folder / "annotations/instances_b.json").write_text((folder / "annotations/instances.json").read_text())
-    with pytest.raises(InputError, match="2 annotation files.*name one"):
+    with pytest.raises(InputError, match=r"2 annotation files.*name one"):
         coco.Folder(folder)
     assert coco.Folder(folder, "instances_b.json").ids() == [11, 12, 13, 14]
 
@@ -202,7 +202,7 @@ def test_broken_annotations(folder, text):
 def test_broken_images(folder, content):
     path = folder / "images/000012.png"
     path.write_bytes(path.read_bytes()[:2000] if content == "half" else content)
-    with pytest.raises(InputError, match="000012.png cannot be read as an image"):
+    with pytest.raises(InputError, match=r"000012\.png cannot be read as an image"):
         coco.Folder(folder).image(12)
 
 
@@ -212,7 +212,7 @@ def test_unknown_ids_and_categories(folder):
         with pytest.raises(InputError, match="no image 99"):
             call(99)
     for call in (read.ids, lambda name: read.mask(11, name)):
-        with pytest.raises(InputError, match="no category 'umbrela'.*'umbrella'"):
+        with pytest.raises(InputError, match=r"no category 'umbrela'.*'umbrella'"):
             call("umbrela")
 
 

@@ -35,9 +35,9 @@ class Folder:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
                 self.coco = COCO(str(found[0]))
+            self.categories = {c["name"]: c["id"] for c in self.coco.dataset["categories"]}
         except (ValueError, KeyError, AssertionError) as error:
             raise InputError(f"{found[0]} is not a COCO annotation file ({error}); download it again") from error
-        self.categories = {c["name"]: c["id"] for c in self.coco.dataset["categories"]}
 
     def ids(self, category=None):
         """Ids of the images that show a category (None: of all images), in ascending order."""
