@@ -72,7 +72,7 @@ def test_unusual_pictures(make, capsys):
     (["--network", "resnet18"], "cannot download resnet18-f37072fd.pth"),
     (["--layer", "layer_3"], "no layer 'layer_3' in this network; did you mean 'layer3'"),
     (["--layer", "fc"], "'fc' puts out (1, 10)"),
-    (["--method", "cam", "--network", "vgg_s"], "CAM needs a network that ends in global average pooling"),
+    (["--method", "cam", "--network", "vgg_s"], "CAM needs a head of global average pooling"),
     (["--method", "gradient", "--layer", "layer3"], "leave --layer out"),
     (["--method", "guided_backprop", "--layer", "layer3"], "leave --layer out"),
     (["--target", "umbrela"], "unknown class 'umbrela'; did you mean 'umbrella'"),

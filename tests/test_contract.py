@@ -99,7 +99,7 @@ def state(module, x):
         "training": {k: part.training for k, part in module.named_modules()},
         "modules": {k: id(part) for k, part in module.named_modules()},
         "hooks": {k: hooks(part) for k, part in module.named_modules()},
-        "global hooks": [len(v) for k, v in vars(torch_module).items() if k.startswith("_global_") and k.endswith("hooks")],
+        "global hooks": [len(v) for k, v in vars(torch_module).items() if k[:8] == "_global_" and k[-5:] == "hooks"],
         "random": torch.get_rng_state().tolist(),
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "x": (x.tolist(), x.requires_grad, x.grad),

@@ -1,6 +1,7 @@
 """`python -m xcnn explain IMAGE` and `python -m xcnn scenes FOLDER`: the library from the command line."""
 
 import argparse
+import inspect
 import sys
 from pathlib import Path
 
@@ -31,9 +32,10 @@ def explain(args):
     if target is not None and target.lstrip("-").isdecimal():
         target = int(target)
     options = {} if args.layer is None else {"layer": args.layer}
-    if options and args.method == "gradient":
-        raise InputError("gradient explains with pixels, not with a layer; leave --layer out or use grad_cam")
-    R = METHODS[args.method](net, x, target, **options)
+    method = METHODS[args.method]
+    if options and "layer" not in inspect.signature(method).parameters:
+        raise InputError(f"{args.method} explains with pixels, not with a layer; leave --layer out or use grad_cam")
+    R = method(net, x, target, **options)
     out = Path(args.out or f"{Path(args.image).stem}_{args.method}_{args.network}.png")
     factor = max(1, 512 // x.shape[-1])  # small networks see small pictures; nobody wants to look at them
     picture = show.overlay(net.picture(x)[0], R[0])
@@ -46,7 +48,11 @@ def explain(args):
 
 def make_scenes(args):
     """Write scenes as a COCO folder."""
-    print(f"wrote {scenes.write(args.folder, args.n, args.seed, progress=True)}")
+    try:
+        path = scenes.write(args.folder, args.n, args.seed, progress=True)
+    except OSError as error:
+        raise InputError(f"cannot write scenes to {args.folder}: {error}") from error
+    print(f"wrote {path}")
 
 
 def main(argv=None):

@@ -25,14 +25,21 @@ def grad_cam(net, x, target=None, layer=None, relu=True):
     check(net.module, x)
     with own_grad_mode(False):
         if layer is None:
-            layer = net.layer if isinstance(given, Network) else list(spatial_layers(net.module, x[:1].clone()))[-1]
+            layer = net.layer if isinstance(given, Network) else _last_layer(net.module, x)
         with capture(net.module, layer) as seen:
             S = run(net.module, x.clone())
         (A,) = seen
         S_c = class_scores(S, target, net.classes)
-        if not S_c.requires_grad:
+        dA = torch.autograd.grad(S_c.sum(), A, allow_unused=True)[0] if S_c.requires_grad else None
+        if dA is None:
             raise InputError(f"the class score does not depend on layer {layer!r}; choose another layer")
-        (dA,) = torch.autograd.grad(S_c.sum(), A)
         alpha = dA.mean((2, 3), keepdim=True)
         L = (alpha * A.detach()).sum(1, keepdim=True)
         return to_image_size(L.relu() if relu else L, x)
+
+
+def _last_layer(module, x):
+    layers = spatial_layers(module, x[:1].clone())
+    if not layers:
+        raise InputError("this network has no layer that puts out maps; name one with layer=")
+    return list(layers)[-1]

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,7 @@ def to_rgb(image):
 
 
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)  # weights made in the caller's inference mode could never have a gradient
 def load(name):
     """A network by name, ready to be explained. Repeated calls return the same object.
 
@@ -154,7 +156,7 @@ def load(name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision's own notes on how it initialises
             module = zoo.get_model(name, weights=weights)
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         path = weights_path(weights)
         raise InputError(
             f"the weights in {path} cannot be read ({type(error).__name__}); delete the file and try again"

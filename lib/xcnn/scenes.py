@@ -55,6 +55,8 @@ def render(seed, *, classes=None, scale=None, view=None, light=None, occlusion=N
     :return: `Scene`
     :raises InputError: for an unknown class or a knob out of range
     """
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed must be a whole number, 0 or more, not {seed!r}")
     _check(classes, size, scale=scale, view=view, light=light, occlusion=occlusion, count=count)
     rng = {aspect: np.random.default_rng([seed, k]) for k, aspect in enumerate(
         ["class", "place", "scale", "view", "light", "occlusion", "paint", "ground", "clutter", "noise"])}  # fmt: skip

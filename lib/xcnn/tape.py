@@ -9,7 +9,7 @@ import contextlib
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .contract import InputError, nearest
+from .contract import InputError, nearest, run
 
 
 class Tape(TorchFunctionMode):
@@ -89,7 +89,7 @@ def spatial_layers(module, x):
     handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
     try:
         with torch.no_grad():
-            module(x)
+            run(module, x)
     finally:
         for handle in handles:
             handle.remove()
