@@ -1,0 +1,101 @@
+"""A multilayer network and backpropagation, written out. NumPy only.
+
+Layer l = 1 ... L turns a(l-1) into z(l) = W(l) a(l-1) + b(l) and a(l) = f(z(l)); a(0) is the input.
+"""
+
+import numpy as np
+
+from .contract import InputError
+
+
+def sigmoid(z):
+    """1 / (1 + exp(-z)), written so that it cannot overflow."""
+    return (1 + np.tanh(z / 2)) / 2
+
+
+def tanh(z):
+    return np.tanh(z)
+
+
+def relu(z):
+    return np.maximum(z, 0)
+
+
+# the derivative f'(z) of each unit; at its corner ReLU takes 0
+SLOPE = {
+    sigmoid: lambda z: sigmoid(z) * (1 - sigmoid(z)),
+    tanh: lambda z: 1 - np.tanh(z) ** 2,
+    relu: lambda z: (z > 0).astype(float),
+}
+
+
+class MLP:
+    """A network of fully connected layers, all with the same unit f; its loss C is the mean of |a(L) - t|^2 / 2.
+
+    sizes: number of units per layer, the input first, for example (64, 30, 10).
+    f: sigmoid, tanh or relu.  seed: of the random start.
+    W[l]: (sizes[l + 1], sizes[l]).  b[l]: (sizes[l + 1],).  Python counts from 0: W[0] belongs to layer 1.
+    """
+
+    def __init__(self, sizes, f=sigmoid, seed=0):
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise InputError(f"sizes must name at least an input and an output layer, such as (2, 3, 1), not {sizes!r}")
+        if f not in SLOPE:
+            raise InputError("f must be sigmoid, tanh or relu from xcnn.mlp, whose slopes are known")
+        rng = np.random.default_rng(seed)
+        self.f, self.slope = f, SLOPE[f]
+        self.W = [rng.normal(0, n**-0.5, (m, n)) for n, m in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.b = [np.zeros(m) for m in sizes[1:]]
+
+    def forward(self, X):
+        """All z and all a of a batch (N, sizes[0]); row n of each belongs to example n."""
+        z, a = [], [np.asarray(X, float)]
+        if a[0].ndim != 2 or a[0].shape[1] != self.W[0].shape[1]:
+            raise InputError(f"X must be (N, {self.W[0].shape[1]}), got {a[0].shape}")
+        for W, b in zip(self.W, self.b, strict=True):
+            z.append(a[-1] @ W.T + b)
+            a.append(self.f(z[-1]))
+        return z, a
+
+    def __call__(self, X):
+        """The outputs a(L), (N, sizes[-1])."""
+        return self.forward(X)[1][-1]
+
+    def loss(self, X, T):
+        return ((self(X) - T) ** 2).sum(1).mean() / 2
+
+    def backprop(self, X, T):
+        """The gradient of the loss: dW and db, lists shaped like W and b.
+
+        Source: Rumelhart, Hinton, Williams 1986, doi 10.1038/323533a0; the four equations as chapter 2 numbers them.
+        """
+        z, a = self.forward(X)
+        dW, db = [], []
+        delta = (a[-1] - T) * self.slope(z[-1])  # (1) the output's error
+        for l in reversed(range(len(self.W))):
+            db.insert(0, delta.mean(0))  # (3) of a bias
+            dW.insert(0, delta.T @ a[l] / len(delta))  # (4) of a weight
+            if l:
+                delta = delta @ self.W[l] * self.slope(z[l - 1])  # (2) one layer down
+        return dW, db
+
+    def sgd(self, X, T, rate, epochs, batch=16, seed=0):
+        """Stochastic gradient descent: small batches in random order, one step against the gradient after each.
+
+        A generator that yields the loss over all of X after each epoch, so that a caller can watch, or stop.
+
+        :param X: (N, sizes[0]) examples
+        :param T: (N, sizes[-1]) targets
+        :raises InputError: shapes that do not fit
+        """
+        X, T = np.asarray(X, float), np.asarray(T, float)
+        if T.shape != (len(X), len(self.b[-1])):
+            raise InputError(f"T must be ({len(X)}, {len(self.b[-1])}), got {T.shape}")
+        rng = np.random.default_rng(seed)
+        for _ in range(epochs):
+            for part in np.array_split(rng.permutation(len(X)), max(1, len(X) // batch)):
+                dW, db = self.backprop(X[part], T[part])
+                for l in range(len(self.W)):
+                    self.W[l] -= rate * dW[l]
+                    self.b[l] -= rate * db[l]
+            yield self.loss(X, T)
