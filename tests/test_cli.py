@@ -42,11 +42,19 @@ def test_explain(method, scene, capsys, offline):
 
 def test_options(scene, tmp_path, capsys):
     maps = []
-    for k, options in enumerate((["--layer", "inception2"], ["--layer", "inception4"], ["--target", "bus"])):
+    for k, options in enumerate(
+        (
+            ["--layer", "inception2"],
+            ["--layer", "inception4"],
+            ["--target", "bus"],
+            ["--method", "deconvnet", "--layer", "inception2", "--unit", "3"],
+            ["--method", "deconvnet", "--layer", "inception2", "--unit", "3,5,6"],
+        )
+    ):
         out = tmp_path / f"{k}.png"
         assert main(["explain", str(scene), "--network", "googlenet_s", "--out", str(out), *options]) == 0
         maps.append(out.read_bytes())
-    assert len(set(maps)) == 3
+    assert len(set(maps)) == 5
 
 
 def save(name, picture):
@@ -73,8 +81,9 @@ def test_unusual_pictures(make, capsys):
     (["--layer", "layer_3"], "no layer 'layer_3' in this network; did you mean 'layer3'"),
     (["--layer", "fc"], "'fc' puts out (1, 10)"),
     (["--method", "cam", "--network", "vgg_s"], "CAM needs a head of global average pooling"),
-    (["--method", "gradient", "--layer", "layer3"], "leave --layer out"),
-    (["--method", "guided_backprop", "--layer", "layer3"], "leave --layer out"),
+    (["--method", "gradient", "--layer", "layer3"], "both, layer= and unit="),
+    (["--method", "gradient", "--layer", "layer3", "--unit", "80"], "no unit"),
+    (["--method", "grad_cam", "--unit", "3"], "grad_cam has no option --unit"),
     (["--target", "umbrela"], "unknown class 'umbrela'; did you mean 'umbrella'"),
     (["--target", "10"], "target 10 is out of range"),
     (["--target", "-1"], "target -1 is out of range"),

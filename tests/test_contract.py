@@ -16,8 +16,9 @@ from torch.nn.modules import module as torch_module
 from xcnn import InputError
 
 METHODS = list(xcnn.METHODS)
-LAYERED = [name for name, method in xcnn.METHODS.items() if "layer" in inspect.signature(method).parameters]
-COLOURED = {"gradient", "guided_backprop", "guided_grad_cam"}  # (N, 3, H, W); the others give one channel
+OPTIONS = {name: inspect.signature(method).parameters for name, method in xcnn.METHODS.items()}
+LAYERED = [name for name in METHODS if "layer" in OPTIONS[name] and "unit" not in OPTIONS[name]]
+COLOURED = {"gradient", "deconvnet", "guided_backprop", "guided_grad_cam"}  # (N, 3, H, W); the others give one channel
 GAP = ["resnet_s", "googlenet_s", "allconv_s"]
 PAIRS = [(method, name) for method in METHODS for name in SMALL if (method, name) != ("cam", "vgg_s")]
 
@@ -270,6 +271,12 @@ def test_an_image_too_small_for_the_network(method):
     torch.manual_seed(0)
     with pytest.raises(InputError, match="16x16 is too small"):
         explain(method, zoo.squeezenet1_1(weights=None).eval(), images(1, 16, 16), 3)
+
+
+@pytest.mark.parametrize("method", ["gradient", "grad_cam", "guided_backprop"])
+def test_an_image_of_a_size_the_head_cannot_take(method):
+    with pytest.raises(InputError, match=r"96x96 does not fit.*fully connected.*preprocess"):
+        explain(method, xcnn.load("vgg_s"), images(1, 96, 96), 3)
 
 
 @pytest.mark.parametrize("method", LAYERED)

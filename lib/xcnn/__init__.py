@@ -10,13 +10,14 @@ Every method is called as `method(net, x, target=None, **options)`; `METHODS` ho
 from .backprop import gradient
 from .cam import cam
 from .contract import InputError
+from .deconvnet import deconvnet
 from .evaluate import energy_concentration
 from .explore import explore
 from .grad_cam import grad_cam
 from .guided_backprop import guided_backprop, guided_grad_cam
 from .networks import Network, available, load
 
-METHODS = {method.__name__: method for method in (gradient, guided_backprop, cam, grad_cam, guided_grad_cam)}
+METHODS = {method.__name__: method for method in (gradient, deconvnet, guided_backprop, cam, grad_cam, guided_grad_cam)}
 
-__all__ = ["METHODS", "InputError", "Network", "available", "cam", "energy_concentration", "explore", "grad_cam",
-           "gradient", "guided_backprop", "guided_grad_cam", "load"]  # fmt: skip
+__all__ = ["METHODS", "InputError", "Network", "available", "cam", "deconvnet", "energy_concentration", "explore",
+           "grad_cam", "gradient", "guided_backprop", "guided_grad_cam", "load"]  # fmt: skip

@@ -31,10 +31,10 @@ def explain(args):
     target = args.target
     if target is not None and target.lstrip("-").isdecimal():
         target = int(target)
-    options = {} if args.layer is None else {"layer": args.layer}
     method = METHODS[args.method]
-    if options and "layer" not in inspect.signature(method).parameters:
-        raise InputError(f"{args.method} explains with pixels, not with a layer; leave --layer out or use grad_cam")
+    options = {name: given for name in ("layer", "unit") if (given := getattr(args, name)) is not None}
+    for name in options.keys() - inspect.signature(method).parameters:
+        raise InputError(f"{args.method} has no option --{name}; leave it out or use another method")
     R = method(net, x, target, **options)
     out = Path(args.out or f"{Path(args.image).stem}_{args.method}_{args.network}.png")
     factor = max(1, 512 // x.shape[-1])  # small networks see small pictures; nobody wants to look at them
@@ -44,6 +44,11 @@ def explain(args):
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
     print(f"wrote {out}")
+
+
+def unit(text):
+    """'7' or '7,3,4' as a tuple of numbers."""
+    return tuple(map(int, text.split(",")))
 
 
 def make_scenes(args):
@@ -66,6 +71,7 @@ def main(argv=None):
     )
     one.add_argument("--target", help="class index or name; default: the top class")
     one.add_argument("--layer", help="default: the last spatial layer")
+    one.add_argument("--unit", type=unit, help="an inner unit instead of a class: CHANNEL or CHANNEL,Y,X")
     one.add_argument("--out", help="picture file to write; default: IMAGE_METHOD_NETWORK.png here")
     one.set_defaults(run=explain)
     two = commands.add_parser("scenes", help="write scenes with exact masks as a COCO folder")

@@ -45,13 +45,18 @@ def check(module, x):
 def run(module, x):
     """The network's scores S, (N, K), before any softmax.
 
-    :raises InputError: where the network returns something else, or the image is too small for it
+    :raises InputError: where the network returns something else, or the image has a size that it cannot take
     """
     try:
         S = module(x)
     except RuntimeError as error:
         if "too small" in str(error) or "can't be greater than actual input size" in str(error):
             raise InputError(f"an image of {x.shape[2]}x{x.shape[3]} is too small for this network: {error}") from error
+        if "shapes cannot be multiplied" in str(error):
+            raise InputError(
+                f"an image of {x.shape[2]}x{x.shape[3]} does not fit this network's fully connected layers: {error}; "
+                "net.preprocess(image) gives the network's own size"
+            ) from error
         raise
     if not isinstance(S, torch.Tensor) or S.ndim != 2 or len(S) != len(x):
         got = tuple(S.shape) if isinstance(S, torch.Tensor) else type(S).__name__

@@ -3,8 +3,8 @@
 import torch
 
 from .contract import InputError, check, class_scores, own_grad_mode, run, to_image_size
+from .layers import capture, spatial_layers
 from .networks import Network, as_network
-from .tape import capture, spatial_layers
 
 
 def grad_cam(net, x, target=None, layer=None, relu=True):
@@ -29,6 +29,8 @@ def grad_cam(net, x, target=None, layer=None, relu=True):
         with capture(net.module, layer) as seen:
             S = run(net.module, x.clone())
         (A,) = seen
+        if A.ndim != 4:
+            raise InputError(f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); choose another layer")
         S_c = class_scores(S, target, net.classes)
         dA = torch.autograd.grad(S_c.sum(), A, allow_unused=True)[0] if S_c.requires_grad else None
         if dA is None:

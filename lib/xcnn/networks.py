@@ -16,8 +16,8 @@ from torch import nn
 
 from . import small_networks
 from .contract import InputError, check, nearest, own_grad_mode, run
+from .layers import spatial_layers
 from .scenes import CLASSES as SCENE_CLASSES
-from .tape import spatial_layers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, red, green, blue
 SMALL = tuple(small_networks.BUILD)

@@ -1,15 +1,12 @@
-"""The one way this library looks inside a network: nothing in the network is replaced or rewritten.
+"""The one way this library works inside a network: nothing in the network is replaced or rewritten.
 
 `Tape` sees every functional call of a forward pass, whether it comes from a module or from a plain function.
-`capture` takes what one named layer puts out.
+`ReLURule` is what it does for deconvnet and guided backprop: a ReLU, however it is spelled, gets another way back.
 """
 
-import contextlib
-
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-
-from .contract import InputError, nearest, run
 
 
 class Tape(TorchFunctionMode):
@@ -23,91 +20,44 @@ class Tape(TorchFunctionMode):
         return self.rule(func, args, kwargs or {})
 
 
-def find_layer(module, layer):
-    """The submodule of that name.
+def _zero(inplace=False):
+    return 0
 
-    :raises InputError: for an unknown name, with the nearest ones
+
+def _hardtanh(min_val=-1.0, max_val=1.0, inplace=False):
+    return min_val
+
+
+def _clamp(min=None, max=None):
+    return min if max is None else None
+
+
+def _threshold(threshold, value, inplace=False):
+    return value if threshold == 0 else None
+
+
+# every call that may be a ReLU -> what it puts in place of negative values, read from its other arguments
+RELUS = dict.fromkeys([F.relu, F.relu6, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_], _zero)
+RELUS |= dict.fromkeys([F.hardtanh, F.hardtanh_], _hardtanh)  # nn.ReLU6 is a hardtanh from 0 to 6
+RELUS |= dict.fromkeys([F.threshold, F.threshold_], _threshold)
+RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp, at.clamp_, at.clip, at.clip_)], _clamp)
+RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp_min, at.clamp_min_)], lambda min: min)
+
+
+class ReLURule:
+    """For `Tape`: each ReLU goes through `relu_with(relu, x)`, everything else runs as it is.
+
+    A ReLU is any call in `RELUS` that turns negative values into 0: a module, a function, a method, in place or not,
+    also one that stops at 6. Smooth units (SiLU, GELU, Hardswish, ...) and those with a slope below 0 (leaky ReLU) are
+    none, and keep their derivative. met: how many there were.
     """
-    parts = dict(module.named_modules())
-    parts.pop("")
-    if layer not in parts:
-        raise InputError(f"no layer {layer!r} in this network; {nearest(layer, parts)}")
-    return parts[layer]
 
+    def __init__(self, relu_with):
+        self.relu_with, self.met = relu_with, 0
 
-@contextlib.contextmanager
-def capture(module, layer):
-    """Take a layer's output A and start the gradient there; enter under `torch.no_grad()`.
-
-        with torch.no_grad(), capture(module, "layer4") as seen:
-            S = module(x)
-        A, = seen
-
-    Up to the layer nothing is recorded for the backward pass, so a gradient with respect to A costs only the part of
-    the network above it. The network goes on with a copy, so that in-place operations cannot change A afterwards.
-    Where a layer runs several times in one pass, A is its last output.
-    """
-    seen = []
-
-    def take(_module, _inputs, output):
-        if not isinstance(output, torch.Tensor) or output.ndim != 4:
-            kind = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise InputError(f"layer {layer!r} puts out {kind}, not maps of shape (N, C, H, W); choose another layer")
-        torch.set_grad_enabled(True)
-        seen[:] = [output.detach().clone().requires_grad_()]
-        return seen[0].clone()
-
-    handle = find_layer(module, layer).register_forward_hook(take)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-    if not seen:
-        raise InputError(f"layer {layer!r} does not run when this network classifies an image; choose another layer")
-
-
-def spatial_layers(module, x):
-    """The layers worth offering: for each map size, the last block that puts it out.
-
-    A block that changes the size more than once (such as a `features` container) is opened; a block that changes
-    nothing is passed over, and so is one that runs more than once.
-
-    :param x: image batch (N, 3, H, W) that is run through the network once, without gradients
-    :return: dict name -> (C, H, W), in the order of execution
-    """
-    ran = []
-
-    def note(name):
-        def hook(_module, inputs, output):
-            before = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
-            if isinstance(output, torch.Tensor) and output.ndim == 4 and before is not None and before.ndim == 4:
-                same = before.shape == output.shape and bool(torch.equal(before, output)) and before is not output
-                ran.append((name, tuple(before.shape[2:]), tuple(output.shape[1:]), same and not _has_weights(_module)))
-
-        return hook
-
-    handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
-    try:
-        with torch.no_grad():
-            run(module, x)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-    def sizes(block):
-        inside = [(before, after[1:]) for name, before, after, _ in ran if f"{name}.".startswith(f"{block}.")]
-        return {size for pair in inside for size in pair if size > (1, 1)}
-
-    names = [name for name, *_ in ran]
-    blocks = [name for name in names if len(sizes(name)) <= 2 and names.count(name) == 1]
-    last = {}
-    for name, _, after, idle in ran:
-        nested = any(name.startswith(f"{block}.") for block in blocks)
-        if name in blocks and not nested and not idle and after[1:] > (1, 1):
-            last.pop(after[1:], None)
-            last[after[1:]] = (name, after)
-    return dict(last.values())
-
-
-def _has_weights(module):
-    return next(module.parameters(), None) is not None
+    def __call__(self, func, args, kwargs):
+        floor = RELUS[func](*args[1:], **kwargs) if args and func in RELUS else None
+        if not isinstance(floor, int | float) or floor != 0:
+            return func(*args, **kwargs)
+        self.met += 1
+        return self.relu_with(lambda x: func(x, *args[1:], **kwargs), args[0])

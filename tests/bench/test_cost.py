@@ -27,9 +27,11 @@ def contenders(module, x):
     layer, peers = net.layer, copy.deepcopy(module)
     found = {
         "xcnn gradient": lambda: xcnn.gradient(net, x, 0),
+        "xcnn deconvnet": lambda: xcnn.deconvnet(net, x, 0),
         "xcnn grad_cam": lambda: xcnn.grad_cam(net, x, 0),
         "xcnn guided_backprop": lambda: xcnn.guided_backprop(net, x, 0),
         "captum Saliency": lambda: captum.attr.Saliency(peers).attribute(x.clone(), 0),
+        "captum Deconvolution": lambda: captum.attr.Deconvolution(peers).attribute(x.clone(), 0),
         "captum LayerGradCam": lambda: captum.attr.LayerGradCam(peers, peers.get_submodule(layer)).attribute(x, 0),
         "captum GuidedBackprop": lambda: captum.attr.GuidedBackprop(peers).attribute(x.clone(), 0),
     }

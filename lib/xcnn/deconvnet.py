@@ -1,0 +1,45 @@
+"""Deconvnet: a unit's activity projected back to the pixels (Zeiler and Fergus 2014).
+
+Each layer is undone in turn: unpool by the switches, rectify, filter with the transposed filters. Transposed filters
+and switches are what the gradient uses as well; the rectification is what differs. So a deconvnet is the gradient in
+which a ReLU asks the value g on its way back, and not its own input x: g passes where g > 0.
+"""
+
+import torch
+
+from .backprop import pixel_gradient
+
+
+class _Deconv(torch.autograd.Function):
+    """Forward: the ReLU as it is. Backward: a ReLU of g."""
+
+    @staticmethod
+    def forward(ctx, x, relu):
+        y = relu(x)
+        if y is x:  # it worked in place
+            ctx.mark_dirty(x)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.clamp(min=0), None
+
+
+def deconv_relu(relu, x):
+    return _Deconv.apply(x, relu)
+
+
+def deconvnet(net, x, target=None, layer=None, unit=None):
+    """The deconvnet projection of a class score, or of an inner unit, to the pixels.
+
+    Source: Zeiler, Fergus 2014, arXiv 1311.2901, section 2.1; as a rule for the gradient: Springenberg et al. 2015,
+    arXiv 1412.6806, section 3.4. Max pooling goes back through its switches as in the gradient: where windows overlap
+    and share a switch, their values add up (`max_unpool2d` would keep only one). Units that are no ReLU (SiLU, GELU,
+    Hardswish, ...) keep their derivative; a network with no ReLU at all gives the plain gradient, with a warning.
+
+    Starts from 1, not from the unit's value: multiply by it for the projection of the activity. In deep networks the
+    values grow so large that their squares overflow float32; `energy_concentration` takes care of that.
+
+    Arguments, shape and errors as in `gradient`.
+    """
+    return pixel_gradient(net, x, target, layer, unit, deconv_relu)
