@@ -13,7 +13,7 @@ def step(z):
 class Perceptron:
     """y = step(w . x + b). The bias b is minus the threshold that w . x must exceed.
 
-    Source: Rosenblatt 1958, doi 10.1037/h0042519; written with weights and a bias as in Minsky and Papert 1969.
+    Source: Rosenblatt 1958, doi 10.1037/h0042519; the threshold is written as a bias.
 
     w: (n,) weights. b: float.
     """

@@ -55,18 +55,35 @@ def as_array(picture):
     return np.asarray(picture, float)
 
 
-def row(*panels, limit=None, bar=None, size=(7.2, 3.0)):
-    """Pictures side by side, some with a map over them.
+def in_colour(R, limit=None):
+    """A (3, H, W) map as a picture in its own colours, (H, W, 3) in [0, 1]: grey is 0.
 
-    :param panels: (title, picture), (title, picture, R) or (title, picture, R, mask); a mask is drawn as an outline
+    :param limit: the value shown at full strength; None: max |R|
+    """
+    R = torch.as_tensor(R).detach().cpu().double()
+    limit = R.abs().max().item() if limit is None else limit
+    return (0.5 + (R / limit).clamp(-1, 1).nan_to_num() / 2).permute(1, 2, 0).numpy()
+
+
+def row(*panels, **options):
+    """Pictures side by side: a `grid` of one row."""
+    return grid([panels], **options)
+
+
+def grid(rows, limit=None, bar=None, size=(7.2, 3.0)):
+    """Rows of pictures, some with a map over them.
+
+    :param rows: lists of panels, equally long; a panel is (title, picture), (title, picture, R) or
+        (title, picture, R, mask). A mask is drawn as an outline
     :param limit: the value shown at full strength in all maps; None: each map's own maximum
     :param bar: label of a colour bar for the maps; needs `limit`
     :param size: of the figure in inches
     :return: matplotlib Figure
     """
-    figure, (axes,) = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, layout="constrained", squeeze=False)
+    panels = [panel for panels in rows for panel in panels]
     signed = any((as_map(p[2]) < 0).any() for p in panels if len(p) > 2)
-    for ax, (title, picture, *rest) in zip(axes, panels, strict=True):
+    for ax, (title, picture, *rest) in zip(axes.flat, panels, strict=True):
         ax.imshow(as_array(picture) if not rest else overlay(picture, rest[0], limit, signed))
         if len(rest) > 1:
             ax.contour(rest[1], [0.5], colors="#00d5a0", linewidths=1.4)
