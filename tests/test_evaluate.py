@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from xcnn import energy_concentration
-from xcnn.evaluate import dilated
+from xcnn.evaluate import dilated, randomised, rank_correlation
 
 
 def brute_force(R, mask):
@@ -107,3 +107,52 @@ MASK = torch.ones(4, 4, dtype=torch.bool)
 def test_bad_input(R, mask, dilate, says):
     with pytest.raises(xcnn.InputError, match=says):
         energy_concentration(R, mask, dilate)
+
+
+# ---- the sanity check
+
+
+@pytest.mark.parametrize("name", ["vgg_s", "resnet_s"])
+def test_randomised_shuffles_the_last_layers_and_nothing_else(name):
+    net = xcnn.load(name)
+    before = {key: value.clone() for key, value in net.module.state_dict().items()}
+    layers = [key for key in before if key.endswith("weight") and before[key].ndim > 1]
+    for n in (0, 1, 3, len(layers)):
+        after = randomised(net, n).module.state_dict()
+        moved = [key for key in before if not torch.equal(before[key], after[key])]
+        assert moved == layers[len(layers) - n :]
+        assert all(torch.equal(before[key].flatten().sort()[0], after[key].flatten().sort()[0]) for key in moved)
+    assert all(torch.equal(value, before[key]) for key, value in net.module.state_dict().items())
+
+
+def test_randomised_is_reproducible_and_knows_its_limits():
+    net = xcnn.load("allconv_s")
+    one, same, other = (randomised(net, 2, seed).module.classifier.weight for seed in (0, 0, 1))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert randomised(net, 1).classes == net.classes and not randomised(net.module, 1).module.training
+    for n in (-1, 10):
+        with pytest.raises(xcnn.InputError, match="0 to 9"):
+            randomised(net, n)
+
+
+def ranks_by_hand(values):
+    """Mean rank among equals, one value at a time."""
+    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    arrays(float, (2, 1, 3, 4), elements=st.integers(-4, 4)), arrays(float, (2, 3, 3, 4), elements=st.integers(-4, 4))
+)
+def test_rank_correlation_is_pearsons_on_the_ranks(R, Q):
+    for r, q, got in zip(R, Q, rank_correlation(R, Q), strict=True):
+        a, b = (ranks_by_hand(np.abs(m).sum(0).ravel().tolist()) for m in (r, q))
+        if len(set(a)) == 1 or len(set(b)) == 1:
+            assert got.isnan()
+        else:
+            assert got.item() == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-9)
+
+
+def test_rank_correlation_of_what_does_not_fit():
+    with pytest.raises(xcnn.InputError, match="same N, H and W"):
+        rank_correlation(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 5))

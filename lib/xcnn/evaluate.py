@@ -1,10 +1,15 @@
-"""How good is a map? Measures that need a true mask."""
+"""How good is a map? Where it lies, given a true mask, and whether it depends on what the network has learned."""
+
+import copy
+import dataclasses
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
+from scipy.stats import spearmanr
 
 from .contract import InputError
+from .networks import as_network
 
 
 def energy_concentration(R, mask, dilate=0.2):
@@ -45,3 +50,48 @@ def dilated(mask, fraction):
         return np.ones_like(mask)
     distance = distance_transform_edt(~mask)
     return distance <= np.partition(distance, wanted - 1, axis=None)[wanted - 1]
+
+
+def randomised(net, n, seed=0):
+    """A copy of the network in which the n last layers have forgotten what they learned: their weights are shuffled.
+
+    Source: Adebayo et al. 2018, arXiv 1810.03292, section 3.1 (cascading randomisation, from the classifier down).
+    They draw new weights; shuffled ones keep each layer's scale. Layers are the convolutions and linear maps, in the
+    order of their definition; biases and batch norm stay.
+
+    :param net: `Network` or nn.Module, which stays as it is
+    :param n: how many, 0 to all
+    :return: `Network`
+    :raises InputError: n out of range
+    """
+    net = as_network(net)
+    module, generator = copy.deepcopy(net.module), torch.Generator().manual_seed(seed)
+    layers = weighted(module)
+    if not 0 <= n <= len(layers):
+        raise InputError(f"{net.name} has {len(layers)} layers with weights; n must be 0 to {len(layers)}, not {n}")
+    with torch.no_grad():
+        for layer in layers[len(layers) - n :]:
+            order = torch.randperm(layer.weight.numel(), generator=generator).to(layer.weight.device)
+            layer.weight.copy_(layer.weight.flatten()[order].view_as(layer.weight))
+    return dataclasses.replace(net, module=module, name=f"{net.name}, last {n} shuffled")
+
+
+def weighted(module):
+    """The layers that `randomised` counts: convolutions and linear maps."""
+    return [part for part in module.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)]
+
+
+def rank_correlation(R, Q):
+    """Spearman's rank correlation between the absolute values of two maps, summed over channels: 1 where they agree.
+
+    :param R, Q: (N, C, H, W) maps; C may differ
+    :return: (N,) float64 in [-1, 1]; NaN where a map is constant
+    :raises InputError: shapes that do not match
+    """
+    R, Q = (torch.as_tensor(M).detach().cpu().abs() for M in (R, Q))
+    if R.ndim != 4 or Q.ndim != 4 or R.shape[::2] != Q.shape[::2] or R.shape[3] != Q.shape[3]:
+        raise InputError(
+            f"two maps (N, C, H, W) of the same N, H and W are needed, got {tuple(R.shape)}, {tuple(Q.shape)}"
+        )
+    pairs = zip(R.sum(1).flatten(1).numpy(), Q.sum(1).flatten(1).numpy(), strict=True)
+    return torch.tensor([spearmanr(r, q).statistic if np.ptp(r) and np.ptp(q) else np.nan for r, q in pairs])
