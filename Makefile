@@ -6,19 +6,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
+BAKED := XCNN_EXPLORER=baked XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames
 ENGINE := $(wildcard lib/xcnn/*.py data/*.json data/weights/* data/results/*) pyproject.toml
 
 book: $(BIN)/with-book notebooks weights _build/fresh
 	@mkdir -p _build/static/frames
-	XCNN_EXPLORER=baked XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames \
-		$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --quiet
+	@$(BAKED) $(BIN)/python tools/run_chapters.py
+	$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --quiet
 	@$(BIN)/python tools/check_book.py
 	@echo "The book is at _build/html/index.html"
 
 test: $(BIN)/with-test book browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lab: $(BIN)/with-book notebooks
 	$(BIN)/jupyter lab notebooks

@@ -9,7 +9,9 @@ import torch
 import xcnn
 
 matplotlib.use("Agg")
-torch.set_num_threads(min(2, torch.get_num_threads()))
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, with one processor each
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("XCNN_REAL", ROOT.parent / "shared/real"))

@@ -9,6 +9,7 @@ from browser import chromium
 from check_book import HTML, faults, pages
 
 PAGES = pages()
+EXPLORERS = ["book/intro", *(page for page in PAGES if page.startswith("notebooks/"))]
 START = 1_500_000  # bytes a page may need before it can be read
 
 
@@ -85,11 +86,11 @@ def test_page_fits_a_phone(visit, name, scheme):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.parametrize("name", ["book/intro", "notebooks/05_cam", "notebooks/06_grad_cam"])
+@pytest.mark.parametrize("name", EXPLORERS)
 def test_every_control_changes_the_picture(visit, name):
     page = visit(name)
     explorers = page.locator(".xcnn-explore")
-    assert explorers.count() >= (3 if name == "notebooks/05_cam" else 1)
+    assert explorers.count() >= (1 if name in ("book/intro", "notebooks/06_grad_cam") else 2)
     for k in range(explorers.count()):
         explorer = explorers.nth(k)
         picture = explorer.locator("img").first
@@ -107,7 +108,7 @@ def test_every_control_changes_the_picture(visit, name):
     assert page.faults == []
 
 
-@pytest.mark.parametrize("name", ["book/intro", "notebooks/05_cam", "notebooks/06_grad_cam"])
+@pytest.mark.parametrize("name", EXPLORERS)
 def test_without_javascript_there_is_a_picture(visit, name):
     page = visit(name, java_script_enabled=False)
     for picture in page.locator(".xcnn-explore img").all():
