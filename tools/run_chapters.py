@@ -7,6 +7,7 @@ import sys
 from check_book import pages
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
+
 from notebooks import ROOT
 
 

@@ -106,13 +106,14 @@ def _render(view, alt, choice, format="webp"):
     return buffer.getvalue(), text
 
 
-def _img(webp, alt):
-    """An <img> that carries its picture along, so that it shows without a server and without a script."""
+def _img(webp, alt, address=None):
+    """An <img> of known size. With an address it loads when a reader comes near, else it brings its picture along."""
     width, height = Image.open(io.BytesIO(webp)).size
-    source, style = base64.b64encode(webp).decode(), "display:block;max-width:100%;height:auto"
+    address = address or "data:image/webp;base64," + base64.b64encode(webp).decode()
+    style = "display:block;max-width:100%;height:auto"
     return (
-        f'<img width="{width}" height="{height}" style="{style}" alt="{escape(alt)}"'
-        f' src="data:image/webp;base64,{source}">'
+        f'<img loading="lazy" width="{width}" height="{height}" style="{style}" alt="{escape(alt)}"'
+        f' src="{escape(address)}">'
     )
 
 
@@ -158,12 +159,9 @@ class _Baked:
         if not os.environ.get("XCNN_FRAMES"):
             raise ValueError("XCNN_FRAMES is not set: name the folder that the pictures are baked into")
         pictures, alts = zip(*(_render(view, alt, choice) for choice in frames(choices)), strict=True)
-        data = {
-            "url": os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/"),
-            "options": [[_text(option) for option in options] for options in choices.values()],
-            "frames": [_store(webp) for webp in pictures],
-            "alts": alts,
-        }
+        url, names = os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/"), [_store(webp) for webp in pictures]
+        options = [[_text(option) for option in options] for options in choices.values()]
+        data = {"url": url, "options": options, "frames": names, "alts": alts}
         data = json.dumps(data).replace("<", "\\u003c")  # an option named </script> must not end the script
         key = hashlib.sha256(f"{list(choices)} {data}".encode()).hexdigest()[:8]
         rows = [_row(f"xcnn-{key}-{k}", name, options) for k, (name, options) in enumerate(choices.items())]
@@ -171,7 +169,7 @@ class _Baked:
         self.html = f"""<figure class="xcnn-explore">
 <form autocomplete="off" hidden>{"".join(rows)}</form>
 <noscript><p>The sliders and menus need JavaScript; this is the first of {count} pictures.</p></noscript>
-{_img(pictures[0], alts[0])}
+{_img(pictures[0], alts[0], f"{url}/{names[0]}")}
 <p class="xcnn-explore-said" role="status"></p>
 <script type="application/json">{data}</script>
 </figure>"""
