@@ -32,6 +32,10 @@ def faults(page):
                 found.append(f"{page}: frame {frame} is missing")
     if "Traceback (most recent call last)" in text:
         found.append(f"{page}: a cell failed")
+    if 'class="output stderr' in text:
+        found.append(f"{page}: a cell writes warnings")
+    if str(ROOT) in text:
+        found.append(f"{page}: names a folder of this machine")
     return found
 
 

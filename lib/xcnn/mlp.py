@@ -29,8 +29,16 @@ SLOPE = {
 }
 
 
+def fitting(T, y):
+    """The targets T as an array that fits the outputs y, (N, sizes[-1])."""
+    T = np.asarray(T, float)
+    if T.shape != y.shape:
+        raise InputError(f"T must be {y.shape}, one row per example, got {T.shape}")
+    return T
+
+
 class MLP:
-    """A network of fully connected layers, all with the same unit f; its loss C is the mean of |a(L) - t|^2 / 2.
+    """A network of fully connected layers, all with the same unit f; its loss E is the mean of |a(L) - t|^2 / 2.
 
     sizes: number of units per layer, the input first, for example (64, 30, 10).
     f: sigmoid, tanh or relu.  seed: of the random start.
@@ -62,16 +70,21 @@ class MLP:
         return self.forward(X)[1][-1]
 
     def loss(self, X, T):
-        return ((self(X) - T) ** 2).sum(1).mean() / 2
+        y = self(X)
+        return ((y - fitting(T, y)) ** 2).sum(1).mean() / 2
 
     def backprop(self, X, T):
         """The gradient of the loss: dW and db, lists shaped like W and b.
 
         Source: Rumelhart, Hinton, Williams 1986, doi 10.1038/323533a0; the four equations as chapter 2 numbers them.
+
+        :param X: (N, sizes[0]) examples
+        :param T: (N, sizes[-1]) targets
+        :raises InputError: shapes that do not fit
         """
         z, a = self.forward(X)
         dW, db = [], []
-        delta = (a[-1] - T) * self.slope(z[-1])  # (1) the output's error
+        delta = (a[-1] - fitting(T, a[-1])) * self.slope(z[-1])  # (1) the output's error
         for l in reversed(range(len(self.W))):
             db.insert(0, delta.mean(0))  # (3) of a bias
             dW.insert(0, delta.T @ a[l] / len(delta))  # (4) of a weight
@@ -86,11 +99,11 @@ class MLP:
 
         :param X: (N, sizes[0]) examples
         :param T: (N, sizes[-1]) targets
-        :raises InputError: shapes that do not fit
+        :raises InputError: shapes that do not fit, an empty batch
         """
-        X, T = np.asarray(X, float), np.asarray(T, float)
-        if T.shape != (len(X), len(self.b[-1])):
-            raise InputError(f"T must be ({len(X)}, {len(self.b[-1])}), got {T.shape}")
+        X, T = np.asarray(X, float), fitting(T, self(X))
+        if batch < 1:
+            raise InputError(f"batch must be 1 or more, not {batch}")
         rng = np.random.default_rng(seed)
         for _ in range(epochs):
             for part in np.array_split(rng.permutation(len(X)), max(1, len(X) // batch)):
