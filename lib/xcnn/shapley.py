@@ -40,7 +40,7 @@ def exact(v, n, batch=8192):
     return torch.stack(phi)
 
 
-def permutations(v, n, samples, seed=0, progress=False, batch=8192):
+def permutations(v, n, samples, seed=0, sobol=False, progress=False, batch=8192):
     """Estimates of the Shapley values: the mean gain of each player over random orders of arrival.
 
     Unbiased; sum phi = v(all) - v(none) holds exactly. Source: Castro, Gomez, Tejada 2009,
@@ -49,6 +49,8 @@ def permutations(v, n, samples, seed=0, progress=False, batch=8192):
     :param v: (B, n) bool -> (B,) or (B, K)
     :param samples: number of orders, 2 or more; each needs n + 1 coalitions
     :param seed: of the orders; the caller's random state is left alone
+    :param sobol: draw the orders from a Sobol sequence, which covers them more evenly; the error then is smaller than
+        the standard error says
     :param progress: show a bar
     :param batch: coalitions per call of v, about
     :return: phi and its standard error, each (n,) or (n, K) float64
@@ -56,8 +58,11 @@ def permutations(v, n, samples, seed=0, progress=False, batch=8192):
     """
     if n < 1 or samples < 2:
         raise InputError(f"at least 1 player and 2 samples are needed, got n={n} and samples={samples}")
-    generator = torch.Generator().manual_seed(seed)
-    orders = torch.rand(samples, n, generator=generator).argsort(1)
+    if sobol:
+        points = torch.quasirandom.SobolEngine(n, scramble=True, seed=seed).draw(samples)
+    else:
+        points = torch.rand(samples, n, generator=torch.Generator().manual_seed(seed))
+    orders = points.argsort(1)
     total = squares = 0
     for order in tqdm(orders.split(max(1, batch // (n + 1))), disable=not progress, desc="orders"):
         gain = gains(v, order)
@@ -81,5 +86,7 @@ def gains(v, order):
 def _values(v, coalitions):
     V = torch.as_tensor(v(coalitions))
     if V.ndim not in (1, 2) or len(V) != len(coalitions):
-        raise InputError(f"v must return one value (or one row) for each of {len(coalitions)} coalitions, got {V.shape}")
+        raise InputError(
+            f"v must return one value (or one row) for each of {len(coalitions)} coalitions, got {V.shape}"
+        )
     return V.detach().cpu().double()
