@@ -16,8 +16,12 @@ from .explore import explore
 from .grad_cam import grad_cam
 from .guided_backprop import guided_backprop, guided_grad_cam
 from .networks import Network, available, load
+from .shap_cam import shap_cam
 
-METHODS = {method.__name__: method for method in (gradient, deconvnet, guided_backprop, cam, grad_cam, guided_grad_cam)}
+METHODS = {
+    method.__name__: method
+    for method in (gradient, deconvnet, guided_backprop, cam, grad_cam, guided_grad_cam, shap_cam)
+}
 
 __all__ = ["METHODS", "InputError", "Network", "available", "cam", "deconvnet", "energy_concentration", "explore",
-           "grad_cam", "gradient", "guided_backprop", "guided_grad_cam", "load"]  # fmt: skip
+           "grad_cam", "gradient", "guided_backprop", "guided_grad_cam", "load", "shap_cam"]  # fmt: skip

@@ -3,8 +3,8 @@
 import torch
 
 from .contract import InputError, check, class_scores, own_grad_mode, run, to_image_size
-from .layers import capture, spatial_layers
-from .networks import Network, as_network
+from .layers import capture
+from .networks import as_network, last_layer
 
 
 def grad_cam(net, x, target=None, layer=None, relu=True):
@@ -24,8 +24,7 @@ def grad_cam(net, x, target=None, layer=None, relu=True):
     given, net = net, as_network(net)
     check(net.module, x)
     with own_grad_mode(False):
-        if layer is None:
-            layer = net.layer if isinstance(given, Network) else _last_layer(net.module, x)
+        layer = last_layer(given, x) if layer is None else layer
         with capture(net.module, layer) as seen:
             S = run(net.module, x.clone())
         (A,) = seen
@@ -38,10 +37,3 @@ def grad_cam(net, x, target=None, layer=None, relu=True):
         alpha = dA.mean((2, 3), keepdim=True)
         L = (alpha * A.detach()).sum(1, keepdim=True)
         return to_image_size(L.relu() if relu else L, x)
-
-
-def _last_layer(module, x):
-    layers = spatial_layers(module, x[:1].clone())
-    if not layers:
-        raise InputError("this network has no layer that puts out maps; name one with layer=")
-    return list(layers)[-1]

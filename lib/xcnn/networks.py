@@ -107,6 +107,16 @@ def as_network(net):
     )
 
 
+def last_layer(net, x):
+    """The last spatial layer of a `Network`, or of a bare module for images like x."""
+    if isinstance(net, Network):
+        return net.layer
+    layers = spatial_layers(net, x[:1].clone())
+    if not layers:
+        raise InputError("this network has no layer that puts out maps; name one with layer=")
+    return list(layers)[-1]
+
+
 def to_rgb(image):
     """Any picture as an 8-bit RGB PIL image; 16-bit greys are scaled, not clipped, transparency goes onto white.
 

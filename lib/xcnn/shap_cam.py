@@ -1,0 +1,216 @@
+"""Shap-CAM: each position of a layer's maps gets its Shapley value for the class score (Zheng, Wang, Zhou, Lu 2022).
+
+The players are the P = h w positions of a layer. An absent position shows a baseline: its channels' means, or 0. The
+paper sends sampled coalitions through the network. Here the network runs once; what follows depends on its head:
+
+- position-wise steps, a mean over positions, a linear map: the scores of a coalition S are b + sum_{i in S} L_i with
+  one table L (P, K). On scores the Shapley values are a column of L; on probabilities they are a path integral.
+- any other head: coalitions go through it many at once, up to the first fully connected layer by a table.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from . import shapley
+from .contract import InputError, check, class_indices, nearest, own_grad_mode, to_image_size
+from .networks import as_network, last_layer
+from .remainder import Remainder
+
+SCORES, BASELINES = ("logit", "probability"), ("mean", "zero")
+ESTIMATORS = ("auto", "exact", "permutation", "path")
+TRUST = 0.2  # where the second order corrects the first by more along the path, it is not trusted
+
+
+@dataclass
+class Values:
+    """Shapley values of one image. phi: (h, w) float64. gain: v(all) - v(none), their sum.
+
+    estimator: what found them. error: 0 where exact; delta, the size of the correction, of the path integral (see
+    `path`); for permutations the standard error, as a share of |phi|.
+    """
+
+    phi: torch.Tensor
+    gain: float
+    estimator: str
+    error: float
+
+
+def shap_cam(net, x, target=None, layer=None, score="logit", baseline="mean", estimator="auto", samples=256, seed=0,
+             relu=True):  # fmt: skip
+    """The map of the Shapley values of a layer's positions.
+
+    Source: Zheng et al. 2022, arXiv 2208.03608 (the game, and sampling it). The closed form for scores and the
+    second-order path integral for probabilities are derived in chapter 7.
+
+    :param net: `Network` or nn.Module, in eval mode
+    :param x: (N, 3, H, W) float
+    :param target: class index or name, one per image, or None for each image's top class
+    :param layer: name of a module that puts out maps (N, C, h, w); None: the last spatial layer
+    :param score: "logit", or "probability" after the softmax
+    :param baseline: what an absent position shows: "mean" of its channels, or "zero"
+    :param estimator: "exact" (all coalitions, at most 20 positions), "permutation" (unbiased), "path" (probabilities,
+        heads with a table), or "auto": the closed form or the path integral where they hold and can be trusted
+    :param samples: orders of arrival, where permutations are needed
+    :param relu: keep only what speaks for the class; False: the signed map
+    :return: (N, 1, H, W), enlarged bilinearly; its attribute `values` holds the `Values` of each image
+    :raises InputError: see `contract.check`; unknown layer, score, baseline, estimator, or one that cannot be used
+    """
+    for name, given, known in [("score", score, SCORES), ("baseline", baseline, BASELINES),
+                               ("estimator", estimator, ESTIMATORS)]:  # fmt: skip
+        if given not in known:
+            raise InputError(f"unknown {name} {given!r}; {nearest(given, known)}")
+    given, net = net, as_network(net)
+    check(net.module, x)
+    layer = last_layer(given, x) if layer is None else layer
+    heads = [Remainder(net.module, one[None], layer) for one in x]
+    targets = class_indices(torch.cat([head.S for head in heads]), target, net.classes).tolist()
+    values = [
+        _values(Game(head, c, score, baseline), estimator, samples, seed)
+        for head, c in zip(heads, targets, strict=True)
+    ]
+    phi = torch.stack([one.phi for one in values])[:, None].to(x)
+    R = to_image_size(phi.relu() if relu else phi, x)
+    R.values = values
+    return R
+
+
+def _values(game, estimator, samples, seed):
+    """The Shapley values of one game, by the estimator asked for."""
+    P, error = game.P, 0.0
+    if estimator == "path" and game.L is None:
+        raise InputError("this head is not position-wise, so there is no path integral; use estimator='permutation'")
+    if estimator == "exact":
+        phi, name = shapley.exact(game, P), "exact"
+    elif estimator != "permutation" and game.L is not None and game.score == "logit":
+        phi, name = game.L[:, game.c], "closed form"
+    elif estimator != "permutation" and game.L is not None:
+        phi, error = path(game.L, game.b, game.c)
+        name = "path"
+    if estimator == "permutation" or (game.L is None and estimator == "auto"):
+        phi, error, name = *_sampled(game, samples, seed), "permutations"
+    elif estimator == "auto" and error > TRUST:
+        phi, error, name = *_sampled(game, samples, seed, sobol=True), "Sobol permutations"
+    ends = game(torch.tensor([[False] * P, [True] * P]))
+    return Values(phi.view(game.h, game.w), (ends[1] - ends[0]).item(), name, float(error))
+
+
+def _sampled(game, samples, seed, sobol=False):
+    phi, error = shapley.permutations(game, game.P, samples, seed, sobol)
+    return phi, error.norm() / phi.norm().clamp(min=1e-300)
+
+
+class Game:
+    """v: coalitions (B, P) bool -> the score of class c (B,), where only the positions of a coalition are seen.
+
+    head: the network above the layer, for one image. L (P, K), b (K): the table of a position-wise head, else None.
+    """
+
+    def __init__(self, head, c, score="logit", baseline="mean"):
+        self.head, self.c, self.score = head, c, score
+        _, C, self.h, self.w = head.A.shape if head.A.ndim == 4 else _no_maps(head)
+        self.P = self.h * self.w
+        self.A = head.A.view(C, self.P).T
+        self.base = self.A.mean(0) if baseline == "mean" else torch.zeros_like(self.A[0])
+        self.L, self.b = self._position_table()
+        self.above, self.D, self.d = (None, None, None) if self.L is not None else self._linear_table()
+
+    def __call__(self, S):
+        scores = self.scores(S).double()
+        return (scores.softmax(1) if self.score == "probability" else scores)[:, self.c]
+
+    def scores(self, S):
+        """All K class scores of coalitions, (B, K), by the quickest way there is."""
+        if self.L is not None:
+            return self.b + S.to(self.L) @ self.L
+        if self.D is not None:
+            return self.above(self.d + S.to(self.D) @ self.D)
+        return self.head(self.maps(S))
+
+    def maps(self, S):
+        """The layer's maps (B, C, h, w) where only the positions in S are present."""
+        return torch.where(S[:, :, None].to(self.A.device), self.A, self.base).mT.unflatten(2, (self.h, self.w))
+
+    def _position_table(self):
+        """L_i = (g(A_i) - g(base)) / P, where g is the head's answer to a map of one position; checked in numbers."""
+        try:
+            g = self.head(torch.cat([self.A, self.base[None]])[:, :, None, None]).double()
+        except (RuntimeError, InputError):  # the head wants maps of its own size
+            return None, None
+        L, b = (g[:-1] - g[-1]) / self.P, g[-1]
+        return (L, b) if self._holds(lambda S: b + S.to(L) @ L, lambda S: self.head(self.maps(S))) else (None, None)
+
+    def _linear_table(self):
+        """The head's first fully connected layer of a coalition is d + sum_{i in S} D_i; and the network above it."""
+        module, seen = self.head.module, []
+        alone = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0  # each position alone, then none
+        handles = [
+            part.register_forward_hook(lambda _m, _i, h, name=name: seen.append((name, h.clone())))
+            for name, part in module.named_modules()
+            if isinstance(part, torch.nn.Linear)
+        ]
+        try:
+            self.head(self.maps(alone))
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not seen or seen[0][1].ndim != 2:
+            return None, None, None
+        name, h = seen[0]
+        above, D, d = Remainder(module, self.head.x, name), h[:-1] - h[-1], h[-1]
+        holds = self._holds(lambda S: above(d + S.to(D) @ D), lambda S: self.head(self.maps(S)))
+        return (above, D, d) if holds else (None, None, None)
+
+    def _holds(self, short, long):
+        """Do both ways give the same scores for 8 coalitions drawn at random?"""
+        generator = torch.Generator().manual_seed(0)
+        S = torch.rand(8, self.P, generator=generator) < torch.rand(8, 1, generator=generator)
+        with own_grad_mode(False):
+            got, wanted = short(S).double(), long(S).double()
+        scale = 1e-3 * (wanted - wanted[:1]).abs().max() + 1e-5 * wanted.abs().max()
+        return got.shape == wanted.shape and bool((got - wanted).abs().max() <= scale)
+
+
+def _no_maps(head):
+    raise InputError(f"the layer puts out {tuple(head.A.shape)}, not maps (N, C, h, w); choose another layer")
+
+
+def path(L, b, c, order=2, nodes=16):
+    """Shapley values of v(S) = softmax(b + sum_{i in S} L_i)_c by Owen's path integral, to first or second order.
+
+    phi_i = integral over q from 0 to 1 of dF/dx_i at x = (q, ..., q), where F(x) is the mean of v(S) when i is in S
+    with probability x_i (Owen 1972, doi 10.1287/mnsc.18.5.64). F by the delta method, with z = b + sum_j x_j L_j,
+    p = softmax(z), M_jk = L_jk - L_jc:
+    F(x) = p_c + 1/2 sum_j x_j (1 - x_j) p_c (2 (M p)_j^2 - (M^2 p)_j). What is missing to v(all) - v(none) is spread.
+
+    :param L: (P, K) float64 table; b: (K,); c: the class; order: 1 or 2
+    :return: phi (P,) of that order, and delta = |integral of |correction of dF/dx_i| dq| / |phi2|, how much the second
+        order corrects the first along the path; corrections of opposite sign do not cancel
+    """
+    q, weight = (torch.as_tensor(v).to(L) for v in _legendre(nodes))
+    M = L - L[:, [c]]
+    with own_grad_mode(True):
+        x = q[:, None].repeat(1, len(L)).requires_grad_()
+        p = (b + x @ L).softmax(1)
+        m1, m2 = p @ M.T, p @ M.square().T
+        p_c = p[:, c]
+        second = (x * (1 - x) * (2 * m1.square() - m2)).sum(1) * p_c / 2
+        (d1,) = torch.autograd.grad(p_c.sum(), x, retain_graph=True)
+        (d2,) = torch.autograd.grad(second.sum(), x)
+    ends = torch.stack([b, b + L.sum(0)]).softmax(1)[:, c]
+    phi1, phi2 = (_spread(weight @ d, ends[1] - ends[0]) for d in (d1, d1 + d2))
+    delta = (weight @ d2.abs()).norm() / phi2.norm().clamp(min=1e-300)
+    return (phi1, phi2)[order - 1], delta.item()
+
+
+def _legendre(nodes):
+    """Gauss-Legendre nodes and weights on [0, 1]."""
+    import numpy as np
+
+    q, weight = np.polynomial.legendre.leggauss(nodes)
+    return (q + 1) / 2, weight / 2
+
+
+def _spread(phi, total):
+    """phi, changed in proportion to |phi| so that it sums to total."""
+    return phi + (total - phi.sum()) * phi.abs() / phi.abs().sum().clamp(min=1e-300)
