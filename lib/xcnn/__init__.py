@@ -15,13 +15,14 @@ from .evaluate import energy_concentration
 from .explore import explore
 from .grad_cam import grad_cam
 from .guided_backprop import guided_backprop, guided_grad_cam
+from .lrp import deep_taylor, lrp
 from .networks import Network, available, load
 from .shap_cam import shap_cam
 
 METHODS = {
     method.__name__: method
-    for method in (gradient, deconvnet, guided_backprop, cam, grad_cam, guided_grad_cam, shap_cam)
+    for method in (gradient, deconvnet, guided_backprop, cam, grad_cam, guided_grad_cam, shap_cam, lrp, deep_taylor)
 }
 
-__all__ = ["METHODS", "InputError", "Network", "available", "cam", "deconvnet", "energy_concentration", "explore",
-           "grad_cam", "gradient", "guided_backprop", "guided_grad_cam", "load", "shap_cam"]  # fmt: skip
+__all__ = ["METHODS", "InputError", "Network", "available", "cam", "deconvnet", "deep_taylor", "energy_concentration",
+           "explore", "grad_cam", "gradient", "guided_backprop", "guided_grad_cam", "load", "lrp", "shap_cam"]  # fmt: skip

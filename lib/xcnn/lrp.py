@@ -1,0 +1,278 @@
+"""Layer-wise relevance propagation (Bach et al. 2015): the class score, handed down layer by layer to the pixels.
+
+Relevance travels where autograd's gradient would. Each operation on the tape gets another way back: relevance of its
+output in, relevance of its inputs out. Where a map is used twice, autograd adds up what comes back. `lrp_rules` holds
+what happens inside a layer; here is what happens between layers.
+"""
+
+import contextlib
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import resolve_name
+
+from .contract import InputError, check, class_scores, own_grad_mode, run
+from .lrp_rules import Layer, Weighed, chooser, rule_0, stable
+from .networks import as_network
+from .tape import RELUS, ReLURule, Tape
+
+
+def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
+    """Relevance R of every pixel: how much of the class score S_c came from it.
+
+    Source: Bach et al. 2015, doi 10.1371/journal.pone.0130140; rules and composites: Montavon et al. 2019,
+    doi 10.1007/978-3-030-28954-6_10. Each rule's equation stands in `lrp_rules`.
+
+    | rule         | parameters                | rule         | parameters                                       |
+    |--------------|---------------------------|--------------|--------------------------------------------------|
+    | "0"          |                           | "zB"         | low, high: bounds of normalised pixels; z+ above |
+    | "epsilon"    | epsilon=1e-6              | "w2", "flat" | first layer only; z+ above                       |
+    | "gamma"      | gamma=0.25                | "z+"         | same as alpha_beta with 1 and 0                  |
+    | "alpha_beta" | alpha=2, beta=1           |              |                                                  |
+
+    Composites, linear layers / convolutions / first layer: "epsilon_plus" (epsilon / z+), "epsilon_plus_flat"
+    (... / flat), "epsilon_alpha2_beta1" (epsilon / alpha_beta), "epsilon_alpha2_beta1_flat", "epsilon_gamma_box"
+    (epsilon / gamma / zB), "deep_taylor" (z+ / z+ / zB). They take the parameters of their rules.
+
+    What every rule hands down is what it got, as long as there are no biases. A bias takes its share of z_k with it
+    (all rules but zB, w2 and flat): then sum R is not S_c. Sums share in proportion to their terms, averages to their
+    inputs; max pooling gives all to the winner; ReLU and what else maps one value to one value passes R on.
+
+    :param net: `Network` or nn.Module, in eval mode, made of linear and convolutional layers, ReLU, pooling, batch
+        norm, dropout, sums, concatenations, and what moves values about
+    :param x: (N, 3, H, W) float
+    :param target: class index or name, one per image, or None for each image's top class
+    :param rule: one of the names above, or a function (kind, index, name) -> name or (name, {parameter: value});
+        kind is "conv" or "linear", index counts these layers in the order they run, name is the submodule's
+    :return: (N, 3, H, W), same dtype as x; sum over an image = S_c, see above
+    :raises InputError: see `contract.check`; unknown rule or parameter; an operation that has no rule, with its place
+    """
+    net = as_network(net)
+    check(net.module, x)
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (net.mean, net.std))
+    choose = chooser(rule, parameters, box=(-mean / std, (1 - mean) / std))
+    with own_grad_mode(True):
+        x = x.detach().clone().requires_grad_()
+        start = x.clone()  # a copy, so that a network may work in place
+        with Tape(Relevance(net.module, choose, start)):
+            S = run(net.module, start)
+        S_c = class_scores(S, target, net.classes)
+        if not S_c.requires_grad:
+            raise InputError(f"the scores of {net.name} do not depend on the image, or it switches gradients off")
+        (R,) = torch.autograd.grad(S_c, x, S_c.detach())
+    return R
+
+
+def deep_taylor(net, x, target=None):
+    """Deep Taylor decomposition: LRP with z+ in every layer and zB at the pixels, each a Taylor expansion of a neuron.
+
+    Source: Montavon et al. 2017, arXiv 1512.02479. Arguments, shape and errors as in `lrp`.
+    """
+    return lrp(net, x, target, "deep_taylor")
+
+
+class _Op(torch.autograd.Function):
+    """Forward: the operation as it is. Backward: back, from the relevance of its output to that of its inputs a."""
+
+    @staticmethod
+    def forward(ctx, run, back, *a):
+        ctx.back, y = back, run(*a)
+        if any(y is one for one in a):  # it worked in place
+            ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, R):
+        return None, None, *ctx.back(R)
+
+
+def unchanged(run, a):
+    """One value to one value: relevance passes. Where a is repeated by broadcasting, what comes back adds up."""
+    shape = a.shape
+    return _Op.apply(run, lambda R: (R.sum_to_size(shape),), a)
+
+
+class Relevance:
+    """For `Tape`: runs each operation as it is, and gives it the way back of relevance.
+
+    A map is a tensor that depends on the image; what depends on parameters alone is computed without a gradient.
+    made: node of autograd's graph -> the layers whose joined output it is, each with its rule and input; mostly none.
+    A map whose node is not in it was made unseen: by a scripted module, or by somebody else's autograd.Function.
+    """
+
+    def __init__(self, module, choose, x):
+        self.names = {id(part): name for name, part in module.named_modules()}
+        self.choose, self.layers = choose, 0
+        self.made = {x.grad_fn: []}
+        self.relu = ReLURule(unchanged)
+
+    def __call__(self, func, args, kwargs):
+        tensors = list(_tensors([*args, *kwargs.values()]))
+        maps = [a for a in tensors if a.grad_fn is not None]
+        if not maps:
+            with torch.no_grad() if tensors else contextlib.nullcontext():
+                return func(*args, **kwargs)
+        if any(a.grad_fn not in self.made for a in maps):
+            self.refuse("an operation that works unseen (scripted, or an autograd.Function of its own)")
+        if "input" in kwargs:
+            args, kwargs = (kwargs["input"], *args), {key: v for key, v in kwargs.items() if key != "input"}
+        y = HANDLERS.get(func, Relevance.other)(self, func, args, kwargs, maps)
+        for a in _tensors([y]):
+            self.made.setdefault(a.grad_fn, [])
+        return y
+
+    def place(self):
+        """The submodule that runs now, from the call stack: this needs no hooks. Its name and its class's."""
+        frame = sys._getframe()
+        while frame:
+            part = frame.f_locals.get("self")
+            if id(part) in self.names:
+                return self.names[id(part)], type(part).__name__
+            frame = frame.f_back
+        return "", "the network"
+
+    def refuse(self, what):
+        name, kind = self.place()
+        raise InputError(
+            f"LRP has no rule for {what}, which runs in {name!r} ({kind}); explain this network with gradient, "
+            "guided_backprop or grad_cam, or take one that does without"
+        )
+
+    def hand_down(self, layer, rule, a):
+        """The layer's output; what comes back to it goes by the rule to the layer's input a."""
+        y = _Op.apply(lambda _: layer.z.detach().clone(), lambda R: (rule(layer, R),), a)
+        self.made[y.grad_fn] = [(layer, rule, a)] if isinstance(layer, Layer) else []
+        return y
+
+    def weighted(self, func, args, kwargs, maps):
+        def parse(a, weight, bias=None, *rest, **options):
+            return a, weight, bias, lambda a, w, b: func(a, w, b, *rest, **options)
+
+        a, w, b, f = parse(*args, **kwargs)
+        if len(maps) > 1 or maps[0] is not a:
+            self.refuse(f"{_name(func)} whose weights depend on the image")
+        rule = self.choose("linear" if func is F.linear else "conv", self.layers, self.place()[0])
+        self.layers += 1
+        a = a.clone()  # the network may go on to change its own in place
+        return self.hand_down(Layer(f, a, w.detach(), None if b is None else b.detach()), rule, a)
+
+    def average(self, func, args, kwargs, maps):
+        a = maps[0].clone()
+        mean = Weighed(lambda a, _w, _b: func(a, *args[1:], **kwargs), (a, None))  # a layer of equal weights
+        return self.hand_down(mean, rule_0, a)
+
+    def batch_norm(self, func, args, kwargs, maps):
+        def parse(a, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+            if training or mean is None or len(maps) > 1:
+                self.refuse("batch norm with the statistics of the batch itself")
+            return [mean, var, weight, bias], eps
+
+        statistics, eps = parse(*args, **kwargs)
+        # Straight after a layer, or after several joined by cat, it becomes part of them. torch.fx's `fuse` does this
+        # for single layers, to a copy of the network, where it can trace it; the tape needs neither.
+        layers = self.made[maps[0].grad_fn]
+        if not layers or any(layer.z.ndim != layer.weights()[0].ndim for layer, *_ in layers):
+            if self.layers == 0:
+                return self.one_to_one(func, args, kwargs, maps)
+            a, ones = maps[0].clone(), torch.ones_like(statistics[0])[:, None]
+            layers = [(Layer(_by_channel, a, ones), self.choose("norm", self.layers, self.place()[0]), a)]
+        sizes = [layer.z.shape[1] for layer, *_ in layers]
+        split = zip(*([None] * len(sizes) if v is None else v.split(sizes) for v in statistics), strict=True)
+        folded = [(layer.fold(eps, *own), *rest) for (layer, *rest), own in zip(layers, split, strict=True)]
+        y = [self.hand_down(*one) for one in folded]
+        return y[0] if len(y) == 1 else self.joined(torch.cat, (y, 1), {}, y)
+
+    def joined(self, func, args, kwargs, maps):
+        y = func(*args, **kwargs)
+        layers = [self.made.get(a.grad_fn) for a in args[0]]
+        if (*args[1:], *kwargs.values()) == (1,) and all(layers):
+            self.made[y.grad_fn] = [one for several in layers for one in several]
+        return y
+
+    def one_to_one(self, func, args, kwargs, maps):
+        return unchanged(lambda _: func(*args, **kwargs), maps[0])
+
+    def rectified(self, func, args, kwargs, maps):
+        before, y = self.relu.met, self.relu(func, args, kwargs)
+        return y if self.relu.met > before else self.refuse(_name(func))
+
+    def summed(self, func, args, kwargs, maps):
+        def parse(a, other, *, alpha=1):
+            return (a, -alpha * other if "sub" in func.__name__ else alpha * other), (a, other)
+
+        if len(maps) == 1 and self.layers == 0:  # pixels are made ready
+            return self.one_to_one(func, args, kwargs, maps)
+        with torch.no_grad():
+            terms, given = parse(*args, **kwargs)
+            z = stable(terms[0] + terms[1])
+            shares = [(v / z, v.shape) for v, of in zip(terms, given, strict=True) if any(of is a for a in maps)]
+        back = lambda R: [(share * R).sum_to_size(shape) for share, shape in shares]  # noqa: E731
+        return _Op.apply(lambda *_: func(*args, **kwargs), back, *maps)
+
+    def scaled(self, func, args, kwargs, maps):
+        if len(maps) > 1 or kwargs or (maps[0] is not args[0] and "div" in func.__name__):
+            self.refuse(f"{_name(func)} of maps")
+        return self.one_to_one(func, args, kwargs, maps)
+
+    def dropped(self, func, args, kwargs, maps):
+        if kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True)):
+            self.refuse("dropout that is always on")
+        return func(*args, **kwargs)
+
+    def routed(self, func, args, kwargs, maps):
+        return func(*args, **kwargs)
+
+    def other(self, func, args, kwargs, maps):
+        y = func(*args, **kwargs)
+        if any(a.grad_fn is not None and a.grad_fn not in self.made for a in _tensors([y])):
+            self.refuse(_name(func))
+        return y
+
+
+def _name(func):
+    return resolve_name(func) or func.__name__
+
+
+def _by_channel(a, w, b):
+    shape = (1, -1, *[1] * (a.ndim - 2))
+    return a * w.view(shape) if b is None else a * w.view(shape) + b.view(shape)
+
+
+def _tensors(values):
+    for v in values:
+        if isinstance(v, torch.Tensor):
+            yield v
+        elif isinstance(v, list | tuple):
+            yield from _tensors(v)
+
+
+def _every(names):
+    """These functions wherever torch has them, in place or not."""
+    spelled = [name + end for name in names.split() for end in ("", "_")]
+    return [getattr(at, name) for at in (torch, torch.Tensor, F) for name in spelled if hasattr(at, name)]
+
+
+# what only moves, repeats or selects values: autograd's own way back is right for relevance, too
+ROUTES = _every(
+    "stack hstack vstack flatten unflatten ravel reshape view view_as reshape_as squeeze "
+    "unsqueeze permute transpose swapaxes swapdims movedim moveaxis t adjoint narrow select chunk split tensor_split "
+    "unbind contiguous clone expand expand_as broadcast_to repeat tile flip roll index_select pad pixel_shuffle "
+    "pixel_unshuffle channel_shuffle native_channel_shuffle type to double float half bfloat16 "
+    "max_pool2d adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices amax"
+)
+HANDLERS = {
+    handler: functions
+    for handler, functions in {
+        Relevance.routed: [*ROUTES, torch.Tensor.__getitem__, torch.Tensor.T.__get__, torch.Tensor.mT.__get__],
+        Relevance.weighted: [F.conv2d, F.linear],
+        Relevance.joined: _every("cat concat concatenate"),
+        Relevance.average: _every("mean sum avg_pool2d adaptive_avg_pool2d"),
+        Relevance.batch_norm: [F.batch_norm],
+        Relevance.rectified: RELUS,
+        Relevance.summed: _every("add sub subtract"),
+        Relevance.scaled: [*_every("mul multiply div divide true_divide neg negative"), torch.Tensor.__rsub__],
+        Relevance.dropped: _every("dropout dropout2d feature_dropout alpha_dropout feature_alpha_dropout"),
+    }.items()
+}
+HANDLERS = {func: handler for handler, functions in HANDLERS.items() for func in functions}
