@@ -18,14 +18,8 @@ from xcnn import InputError
 METHODS = list(xcnn.METHODS)
 OPTIONS = {name: inspect.signature(method).parameters for name, method in xcnn.METHODS.items()}
 LAYERED = [name for name in METHODS if "layer" in OPTIONS[name] and "unit" not in OPTIONS[name]]
-COLOURED = {
-    "gradient",
-    "deconvnet",
-    "guided_backprop",
-    "guided_grad_cam",
-    "lrp",
-    "deep_taylor",
-}  # (N, 3, H, W); the others give one channel
+# these give (N, 3, H, W), the others one channel
+COLOURED = {"gradient", "deconvnet", "guided_backprop", "guided_grad_cam", "lrp", "deep_taylor"}
 GAP = ["resnet_s", "googlenet_s", "allconv_s"]
 PAIRS = [(method, name) for method in METHODS for name in SMALL if (method, name) != ("cam", "vgg_s")]
 

@@ -25,4 +25,5 @@ METHODS = {
 }
 
 __all__ = ["METHODS", "InputError", "Network", "available", "cam", "deconvnet", "deep_taylor", "energy_concentration",
-           "explore", "grad_cam", "gradient", "guided_backprop", "guided_grad_cam", "load", "lrp", "shap_cam"]  # fmt: skip
+           "explore", "grad_cam", "gradient", "guided_backprop", "guided_grad_cam", "load", "lrp",
+           "shap_cam"]  # fmt: skip
