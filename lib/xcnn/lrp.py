@@ -24,28 +24,38 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
     Source: Bach et al. 2015, doi 10.1371/journal.pone.0130140; rules and composites: Montavon et al. 2019,
     doi 10.1007/978-3-030-28954-6_10. Each rule's equation stands in `lrp_rules`.
 
-    | rule         | parameters                | rule         | parameters                                       |
-    |--------------|---------------------------|--------------|--------------------------------------------------|
-    | "0"          |                           | "zB"         | low, high: bounds of normalised pixels; z+ above |
-    | "epsilon"    | epsilon=1e-6              | "w2", "flat" | first layer only; z+ above                       |
-    | "gamma"      | gamma=0.25                | "z+"         | same as alpha_beta with 1 and 0                  |
-    | "alpha_beta" | alpha=2, beta=1           |              |                                                  |
+    | rule         | parameters      | which layers                                                      |
+    |--------------|-----------------|-------------------------------------------------------------------|
+    | "0"          |                 | all                                                               |
+    | "epsilon"    | epsilon=1e-6    | all                                                               |
+    | "gamma"      | gamma=0.25      | all                                                               |
+    | "alpha_beta" | alpha=2, beta=1 | all; alpha - beta = 1                                             |
+    | "z+"         |                 | all; like alpha_beta with 1 and 0                                 |
+    | "zB"         | low, high       | the first, z+ above; bounds of normalised pixels, from net's mean and std |
+    | "w2", "flat" |                 | the first, z+ above                                               |
 
-    Composites, linear layers / convolutions / first layer: "epsilon_plus" (epsilon / z+), "epsilon_plus_flat"
-    (... / flat), "epsilon_alpha2_beta1" (epsilon / alpha_beta), "epsilon_alpha2_beta1_flat", "epsilon_gamma_box"
-    (epsilon / gamma / zB), "deep_taylor" (z+ / z+ / zB). They take the parameters of their rules.
+    | composite                   | first layer | convolutions | linear layers |
+    |-----------------------------|-------------|--------------|---------------|
+    | "epsilon_plus"              | as others   | z+           | epsilon       |
+    | "epsilon_plus_flat"         | flat        | z+           | epsilon       |
+    | "epsilon_alpha2_beta1"      | as others   | alpha_beta   | epsilon       |
+    | "epsilon_alpha2_beta1_flat" | flat        | alpha_beta   | epsilon       |
+    | "epsilon_gamma_box"         | zB          | gamma        | epsilon       |
+    | "deep_taylor"               | zB          | z+           | z+            |
 
-    What every rule hands down is what it got, as long as there are no biases. A bias takes its share of z_k with it
-    (all rules but zB, w2 and flat): then sum R is not S_c. Sums share in proportion to their terms, averages to their
-    inputs; max pooling gives all to the winner; ReLU and what else maps one value to one value passes R on.
+    Without biases sum R = S_c (up to what epsilon absorbs, and see `rule_alpha_beta`). A bias takes its share with it.
+    Sums share in proportion to their terms and averages to their inputs, max pooling gives all to the winner, ReLU
+    and factors pass R on. Batch norm is folded into the layers before it; on its own it is a layer of one weight per
+    channel, with the rule of convolutions. What happens to the pixels before the first layer passes R on.
 
     :param net: `Network` or nn.Module, in eval mode, made of linear and convolutional layers, ReLU, pooling, batch
         norm, dropout, sums, concatenations, and what moves values about
     :param x: (N, 3, H, W) float
     :param target: class index or name, one per image, or None for each image's top class
     :param rule: one of the names above, or a function (kind, index, name) -> name or (name, {parameter: value});
-        kind is "conv" or "linear", index counts these layers in the order they run, name is the submodule's
-    :return: (N, 3, H, W), same dtype as x; sum over an image = S_c, see above
+        kind is "conv", "linear" or "norm" (batch norm on its own), index counts the conv and linear layers as they
+        run (norm: the layer that comes next), name is the submodule's
+    :return: (N, 3, H, W), same dtype as x, signed
     :raises InputError: see `contract.check`; unknown rule or parameter; an operation that has no rule, with its place
     """
     net = as_network(net)
@@ -84,7 +94,8 @@ class _Op(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, R):
-        return None, None, *ctx.back(R)
+        back, ctx.back = ctx.back, None  # what the layer kept is free again as soon as it has been used
+        return None, None, *back(R)
 
 
 def unchanged(run, a):
@@ -119,7 +130,8 @@ class Relevance:
             args, kwargs = (kwargs["input"], *args), {key: v for key, v in kwargs.items() if key != "input"}
         y = HANDLERS.get(func, Relevance.other)(self, func, args, kwargs, maps)
         for a in _tensors([y]):
-            self.made.setdefault(a.grad_fn, [])
+            if a.grad_fn is not None:
+                self.made.setdefault(a.grad_fn, [])
         return y
 
     def place(self):
@@ -130,19 +142,20 @@ class Relevance:
             if id(part) in self.names:
                 return self.names[id(part)], type(part).__name__
             frame = frame.f_back
-        return "", "the network"
+        return "", "unknown place"
 
     def refuse(self, what):
         name, kind = self.place()
         raise InputError(
-            f"LRP has no rule for {what}, which runs in {name!r} ({kind}); explain this network with gradient, "
-            "guided_backprop or grad_cam, or take one that does without"
+            f"LRP has no rule for {what}, which runs in {repr(name) if name else 'the network itself'} ({kind}); "
+            "take a network that does without, or explain this one with gradient, guided_backprop or grad_cam"
         )
 
     def hand_down(self, layer, rule, a):
         """The layer's output; what comes back to it goes by the rule to the layer's input a."""
         y = _Op.apply(lambda _: layer.z.detach().clone(), lambda R: (rule(layer, R),), a)
-        self.made[y.grad_fn] = [(layer, rule, a)] if isinstance(layer, Layer) else []
+        if y.grad_fn is not None and isinstance(layer, Layer):
+            self.made[y.grad_fn] = [(layer, rule, a)]
         return y
 
     def weighted(self, func, args, kwargs, maps):
@@ -184,9 +197,12 @@ class Relevance:
         return y[0] if len(y) == 1 else self.joined(torch.cat, (y, 1), {}, y)
 
     def joined(self, func, args, kwargs, maps):
-        y = func(*args, **kwargs)
-        layers = [self.made.get(a.grad_fn) for a in args[0]]
-        if (*args[1:], *kwargs.values()) == (1,) and all(layers):
+        def parse(tensors, dim=0, **_):
+            return tensors, dim
+
+        y, (parts, dim) = func(*args, **kwargs), parse(*args, **kwargs)
+        layers = [self.made.get(a.grad_fn) for a in parts]
+        if dim == 1 and all(layers):
             self.made[y.grad_fn] = [one for several in layers for one in several]
         return y
 
@@ -255,24 +271,21 @@ def _every(names):
 
 # what only moves, repeats or selects values: autograd's own way back is right for relevance, too
 ROUTES = _every(
-    "stack hstack vstack flatten unflatten ravel reshape view view_as reshape_as squeeze "
-    "unsqueeze permute transpose swapaxes swapdims movedim moveaxis t adjoint narrow select chunk split tensor_split "
-    "unbind contiguous clone expand expand_as broadcast_to repeat tile flip roll index_select pad pixel_shuffle "
-    "pixel_unshuffle channel_shuffle native_channel_shuffle type to double float half bfloat16 "
+    "stack hstack vstack flatten unflatten ravel reshape view view_as reshape_as squeeze unsqueeze permute transpose "
+    "swapaxes swapdims movedim moveaxis t adjoint narrow select chunk split tensor_split unbind contiguous clone "
+    "expand expand_as broadcast_to repeat tile flip roll index_select pad pixel_shuffle pixel_unshuffle "
+    "channel_shuffle native_channel_shuffle type to double float half bfloat16 "
     "max_pool2d adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices amax"
 )
-HANDLERS = {
-    handler: functions
-    for handler, functions in {
-        Relevance.routed: [*ROUTES, torch.Tensor.__getitem__, torch.Tensor.T.__get__, torch.Tensor.mT.__get__],
-        Relevance.weighted: [F.conv2d, F.linear],
-        Relevance.joined: _every("cat concat concatenate"),
-        Relevance.average: _every("mean sum avg_pool2d adaptive_avg_pool2d"),
-        Relevance.batch_norm: [F.batch_norm],
-        Relevance.rectified: RELUS,
-        Relevance.summed: _every("add sub subtract"),
-        Relevance.scaled: [*_every("mul multiply div divide true_divide neg negative"), torch.Tensor.__rsub__],
-        Relevance.dropped: _every("dropout dropout2d feature_dropout alpha_dropout feature_alpha_dropout"),
-    }.items()
+COVERED = {
+    Relevance.routed: [*ROUTES, torch.Tensor.__getitem__, torch.Tensor.T.__get__, torch.Tensor.mT.__get__],
+    Relevance.weighted: [F.conv2d, F.linear],
+    Relevance.joined: _every("cat concat concatenate"),
+    Relevance.average: _every("mean sum avg_pool2d adaptive_avg_pool2d"),
+    Relevance.batch_norm: [F.batch_norm],
+    Relevance.rectified: RELUS,
+    Relevance.summed: _every("add sub subtract"),
+    Relevance.scaled: _every("mul multiply div divide true_divide neg negative"),
+    Relevance.dropped: _every("dropout dropout2d feature_dropout alpha_dropout feature_alpha_dropout"),
 }
-HANDLERS = {func: handler for handler, functions in HANDLERS.items() for func in functions}
+HANDLERS = {func: handler for handler, functions in COVERED.items() for func in functions}

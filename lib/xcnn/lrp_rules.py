@@ -38,7 +38,7 @@ class Weighed:
             self.a = [a.detach().requires_grad_() for a, _ in pairs]
             weights = [w for _, w in pairs]
             if len(pairs) > 1 and self.a[0].ndim == weights[0].ndim and self.a[0].shape[1] == weights[0].shape[1]:
-                self.z = f(torch.cat(self.a, 1), torch.cat(weights, 1), b)
+                self.z = f(torch.cat(self.a, 1), torch.cat(weights, 1), b)  # side by side, which costs less
             else:
                 terms = [f(a, w, None if i else b) for i, (a, w) in enumerate(zip(self.a, weights, strict=True))]
                 self.z = functools.reduce(torch.add, terms)
@@ -92,30 +92,33 @@ def rule_gamma(layer, R, *, gamma=0.25):
     """
     z, P = layer.z, layer.part(+1)
     s = R / stable(z + gamma * torch.where(z < 0, z - P.z, P.z))
-    sign = torch.where(z < 0, -1, 1)  # (a w)- = a w - (a w)+
-    return layer.back(torch.where(z < 0, (1 + gamma) * s, s)) + P.back(gamma * sign * s)
+    # (a w)- = a w - (a w)+
+    return layer.back(torch.where(z < 0, (1 + gamma) * s, s)) + P.back(torch.where(z < 0, -gamma * s, gamma * s))
 
 
 def rule_alpha_beta(layer, R, *, alpha=2.0, beta=1.0):
-    """R_j = sum_k [alpha (a_j w_jk)+ / z_k+ - beta (a_j w_jk)- / z_k-] R_k. Bach et al. 2015, eq. 60."""
+    """R_j = sum_k [alpha (a_j w_jk)+ / z_k+ - beta (a_j w_jk)- / z_k-] R_k. Bach et al. 2015, eq. 60.
+
+    To the letter: a unit whose contributions have one sign only hands down alpha R_k, or -beta R_k.
+    """
     P, N = layer.part(+1), layer.part(-1)
     return alpha * P.back(R / (P.z + TINY)) - beta * N.back(R / (N.z - TINY))
 
 
 def rule_z_plus(layer, R):
-    """R_j = sum_k (a_j w_jk)+ / z_k+ R_k: alpha = 1, beta = 0. Montavon et al. 2017, eq. 9 (there a >= 0).
+    """R_j = sum_k (a_j w_jk)+ / z_k+ R_k: alpha = 1, beta = 0. Montavon et al. 2017, z+-rule (there a >= 0).
 
     A unit that has no positive contribution goes by rule 0: otherwise its relevance would be lost.
     """
     P = layer.part(+1)
-    R_j, none = P.back(R / (P.z + TINY)), P.z == 0
-    if (none & (R != 0)).any():
-        R_j = R_j + layer.back(torch.where(none, R / stable(layer.z), 0))
-    return R_j
+    if P.z.min() > 0 or not R[P.z == 0].any():
+        return P.back(R / (P.z + TINY))
+    none = P.z == 0
+    return P.back(torch.where(none, 0, R / (P.z + TINY))) + layer.back(torch.where(none, R / stable(layer.z), 0))
 
 
 def rule_z_box(layer, R, *, low=None, high=None):
-    """R_j = sum_k q_jk / (sum_j q_jk) R_k, q_jk = a_j w_jk - l_j w_jk+ - h_j w_jk-. Montavon et al. 2017, eq. 10.
+    """R_j = sum_k q_jk / (sum_j q_jk) R_k, q_jk = a_j w_jk - l_j w_jk+ - h_j w_jk-. Montavon et al. 2017, zB-rule.
 
     :param low, high: bounds of the pixels, l <= a <= h, (3, 1, 1) or (3, H, W)
     """
@@ -139,7 +142,7 @@ def _like(bound, a):
 
 
 def rule_w_square(layer, R):
-    """R_j = sum_k w_jk^2 / sum_j w_jk^2 R_k, no bias. Montavon et al. 2017, eq. 8."""
+    """R_j = sum_k w_jk^2 / sum_j w_jk^2 R_k, no bias. Montavon et al. 2017, w2-rule."""
     return _without_input(layer, layer.weights()[0] ** 2, R)
 
 
@@ -184,7 +187,7 @@ def chooser(rule, parameters, box):
         def choose(kind, index, name):
             chosen = rule(kind, index, name)
             chosen, own = chosen if isinstance(chosen, tuple) else (chosen, {})
-            if chosen not in RULES:
+            if not isinstance(chosen, str) or chosen not in RULES:
                 raise InputError(f"the function rule= chose {chosen!r} for {name!r}; {nearest(chosen, RULES)}")
             shared = {key: v for key, v in parameters.items() if key in (RULES[chosen].__kwdefaults__ or {})}
             return functools.partial(RULES[chosen], **_checked(shared | own, [chosen], box))
@@ -226,9 +229,7 @@ def _checked(values, rules, box, fixed=()):
     if "alpha" in p and (p["beta"] < 0 or abs(p["alpha"] - p["beta"] - 1) > 1e-9):
         raise InputError(f"alpha - beta must be 1 and beta not below 0, got {p['alpha']} and {p['beta']}; try 2 and 1")
     if "low" in p:
-        p["low"], p["high"] = (
-            _bound(key, box[i] if p[key] is None else p[key]) for i, key in enumerate(["low", "high"])
-        )
+        p |= {key: _bound(key, v if p[key] is None else p[key]) for key, v in zip(("low", "high"), box, strict=True)}
         if (p["low"] >= p["high"]).any():
             raise InputError("low must be below high: the darkest and the brightest value a pixel can have, normalised")
     return p
