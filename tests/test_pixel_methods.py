@@ -144,12 +144,13 @@ def test_captum_misses_one_relu_of_densenet(method):
 
 FORMS = {
     "module": nn.ReLU(), "module in place": nn.ReLU(inplace=True), "F.relu": F.relu, "torch.relu": torch.relu,
-    "F.relu in place": lambda x: F.relu(x, inplace=True), "F.relu by keyword": lambda x: F.relu(x, inplace=False),
+    "F.relu in place": lambda x: F.relu(x, inplace=True), "F.relu by keyword": lambda x: F.relu(input=x, inplace=False),
     "torch.relu_": torch.relu_, "method": torch.Tensor.relu, "method in place": torch.Tensor.relu_,
     "relu6": nn.ReLU6(), "relu6 in place": nn.ReLU6(inplace=True), "F.relu6": F.relu6, "hardtanh": nn.Hardtanh(0, 6),
     "F.hardtanh_": lambda x: F.hardtanh_(x, 0.0, 6.0), "clamp": lambda x: x.clamp(min=0),
     "torch.clamp": lambda x: torch.clamp(x, 0), "clamp_": lambda x: x.clamp_(min=0.0), "clip": lambda x: x.clip(0),
     "clamp_min": lambda x: torch.clamp_min(x, 0), "threshold": nn.Threshold(0, 0),
+    "in place on a view": lambda x: (x[:, :].relu_(), x)[1],
 }  # fmt: skip
 
 

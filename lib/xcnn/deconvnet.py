@@ -25,7 +25,7 @@ class _Deconv(torch.autograd.Function):
         return g.clamp(min=0), None
 
 
-def deconv_relu(relu, x):
+def deconv_relu(relu, x, _top):
     return _Deconv.apply(x, relu)
 
 
