@@ -1,17 +1,16 @@
 """What a map costs, beside the peers: `pytest tests/bench -s`. Unit: one forward pass and one gradient of the input."""
 
 import copy
-import random
-import statistics
-import time
 
 import captum.attr
 import pytest
 import torch
 import torchvision.models as zoo
 import xcnn
+from measure import side_by_side, table
 
-REPEATS = {"resnet18": 15, "squeezenet1_1": 25, "vgg11": 9}
+ROUNDS = {"resnet18": 15, "squeezenet1_1": 25, "vgg11": 9}
+UNIT = "one forward pass + input gradient"
 
 
 def unit(module, x):
@@ -47,20 +46,10 @@ def contenders(module, x):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", REPEATS)
+@pytest.mark.parametrize("name", ROUNDS)
 def test_cost(name):
     torch.manual_seed(0)
     module, x = zoo.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)
-    calls = {"unit": unit(module, x)} | contenders(module, x)
-    seconds = {key: [] for key in calls}
-    for repeat in range(REPEATS[name] + 2):  # side by side, so that a busy moment hits all alike; two rounds to warm up
-        for key, call in random.sample(list(calls.items()), len(calls)):
-            start = time.perf_counter()
-            call()
-            if repeat >= 2:
-                seconds[key].append(time.perf_counter() - start)
-    median = {key: statistics.median(values) for key, values in seconds.items()}
-    print(f"\n{name}: one forward + input gradient = {1000 * median['unit']:.0f} ms")
-    for key in list(calls)[1:]:
-        print(f"  {key:26}{median[key] / median['unit']:6.2f}")
-    assert median["xcnn grad_cam"] <= 0.75 * median["unit"]
+    seconds = side_by_side({UNIT: unit(module, x)} | contenders(module, x), ROUNDS[name])
+    table(name, seconds, UNIT)
+    assert seconds["xcnn grad_cam"] <= 0.75 * seconds[UNIT]
