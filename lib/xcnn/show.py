@@ -70,7 +70,7 @@ def row(*panels, **options):
     return grid([panels], **options)
 
 
-def grid(rows, limit=None, bar=None, size=(7.2, 3.0)):
+def grid(rows, limit=None, bar=None, size=(7.2, 3.0), signed=None):
     """Rows of pictures, some with a map over them.
 
     :param rows: lists of panels, equally long; a panel is (title, picture), (title, picture, R) or
@@ -78,11 +78,13 @@ def grid(rows, limit=None, bar=None, size=(7.2, 3.0)):
     :param limit: the value shown at full strength in all maps; None: each map's own maximum
     :param bar: label of a colour bar for the maps; needs `limit`
     :param size: of the figure in inches
+    :param signed: all maps diverge from 0; None: where one of them has negative values
     :return: matplotlib Figure
     """
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, layout="constrained", squeeze=False)
     panels = [panel for panels in rows for panel in panels]
-    signed = any((as_map(p[2]) < 0).any() for p in panels if len(p) > 2)
+    if signed is None:
+        signed = any((as_map(p[2]) < 0).any() for p in panels if len(p) > 2)
     for ax, (title, picture, *rest) in zip(axes.flat, panels, strict=True):
         ax.imshow(as_array(picture) if not rest else overlay(picture, rest[0], limit, signed))
         if len(rest) > 1:
