@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from xcnn import energy_concentration
-from xcnn.evaluate import dilated, randomised, rank_correlation
+from xcnn.evaluate import box_iou, chance, dilated, pointing_game
+from xcnn.sanity import deletion, insertion, randomised, rank_correlation, similarity
 
 
 def brute_force(R, mask):
@@ -156,3 +157,88 @@ def test_rank_correlation_is_pearsons_on_the_ranks(R, Q):
 def test_rank_correlation_of_what_does_not_fit():
     with pytest.raises(xcnn.InputError, match="same N, H and W"):
         rank_correlation(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 5))
+
+
+# ---- pointing, boxes, chance
+
+
+def scattered(seed=0, n=6, side=24):
+    rng = np.random.default_rng(seed)
+    R = torch.from_numpy(rng.normal(size=(n, 2, side, side)))
+    masks = np.zeros((n, side, side), bool)
+    for m, (y, x, h, w) in zip(masks, rng.integers(3, side // 2, (n, 4)), strict=True):
+        m[y : y + h, x : x + w] = True
+    return R, torch.from_numpy(masks)
+
+
+@pytest.mark.parametrize("tolerance", [0, 2, 5])
+def test_pointing_game_by_distances_written_out(tolerance):
+    R, masks = scattered(n=20)
+    hits = []
+    for r, m in zip(R.sum(1), masks, strict=True):
+        y, x = divmod(int(r.argmax()), r.shape[1])
+        hits.append(any((y - v) ** 2 + (x - u) ** 2 <= tolerance**2 for v, u in m.nonzero().tolist()))
+    assert pointing_game(R, masks, tolerance).tolist() == hits and {True, False} == set(hits)
+
+
+def test_pointing_game_has_no_winner_where_there_is_nothing():
+    assert not pointing_game(torch.zeros(1, 1, 4, 4), torch.ones(4, 4, dtype=torch.bool))
+    assert not pointing_game(torch.rand(1, 1, 4, 4), torch.zeros(4, 4, dtype=torch.bool))
+
+
+def test_box_iou_by_hand():
+    R, mask = torch.zeros(1, 1, 10, 10), torch.zeros(10, 10, dtype=torch.bool)
+    mask[2:6, 2:6] = True
+    R[..., 4:8, 4:8], R[..., 0, 0] = 1, 5  # one bright pixel is no object; the largest part is
+    assert box_iou(R, mask).item() == pytest.approx(4 / (16 + 16 - 4))
+    assert box_iou(R, mask, threshold=0.5).item() == 0  # above half of 5 there is only that pixel
+    assert box_iou(mask[None, None].double(), mask).item() == 1
+    assert box_iou(-R, mask).item() == 0 and box_iou(R, mask & False).isnan()
+
+
+def test_chance_is_what_a_flat_map_gets():
+    _, masks = scattered()
+    assert torch.allclose(chance(masks), energy_concentration(torch.ones(6, 1, 24, 24), masks))
+
+
+# ---- does the network agree?
+
+
+def two_pictures():
+    net = xcnn.load("resnet_s")
+    scenes = [xcnn.scenes.render(seed) for seed in (3, 4)]
+    return net, torch.cat([net.preprocess(s.image) for s in scenes]), [s.labels[0] for s in scenes], scenes
+
+
+def test_curves_begin_and_end_where_they_should():
+    net, x, names, _ = two_pictures()
+    c = [[net.classes.index(name)] for name in names]
+    p = lambda x: net.predict(x).gather(1, torch.tensor(c))[:, 0].double()  # noqa: E731
+    R = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    out, in_ = deletion(net, x, R, names, steps=8), insertion(net, x, R, names, steps=8)
+    assert out.shape == in_.shape == (2, 9)
+    assert torch.allclose(out[:, 0], p(x), atol=1e-6) and torch.allclose(out[:, -1], p(0 * x), atol=1e-6)
+    assert torch.allclose(in_[:, -1], p(x), atol=1e-6) and not torch.allclose(in_[:, 0], p(x), atol=1e-3)
+    first = R.sum(1).flatten(1) >= R.sum(1).flatten(1).topk(128 * 128 // 8).values[:, -1:]
+    assert torch.allclose(out[:, 1], p(x.masked_fill(first.view(2, 1, 128, 128), 0)), atol=1e-6)
+
+
+def test_the_object_leaves_first_when_the_map_is_its_mask():
+    net, x, names, scenes = two_pictures()
+    good = torch.stack([torch.from_numpy(s.mask(n)) for s, n in zip(scenes, names, strict=True)])[:, None].float()
+    assert (deletion(net, x, good, names).mean(1) < deletion(net, x, -good, names).mean(1)).all()
+    assert (insertion(net, x, good, names).mean(1) > insertion(net, x, -good, names).mean(1)).all()
+
+
+def test_curves_refuse_what_does_not_fit():
+    net, x, *_ = two_pictures()
+    with pytest.raises(xcnn.InputError, match="N, H and W of x"):
+        deletion(net, x, torch.rand(1, 1, 128, 128))
+
+
+def test_similarity_falls_with_noise():
+    R = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    same, near, far = (similarity(R, Q) for Q in (2 * R, R + 0.3 * noise, noise))
+    assert torch.allclose(same, torch.ones(3).double()) and (1 > near).all() and (near > far).all()
+    assert similarity(R, 0 * R).isnan().all()

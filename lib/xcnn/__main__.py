@@ -1,4 +1,4 @@
-"""`python -m xcnn explain IMAGE` and `python -m xcnn scenes FOLDER`: the library from the command line."""
+"""`python -m xcnn explain IMAGE`, `study` and `scenes`: the library from the command line."""
 
 import argparse
 import inspect
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from . import METHODS, load, scenes, show
+from . import METHODS, load, report, scenes, show, study
 from .contract import InputError, nearest
+from .networks import SMALL
 
 
 def explain(args):
@@ -51,6 +52,43 @@ def unit(text):
     return tuple(map(int, text.split(",")))
 
 
+def run_study(args):
+    """Make the records that are missing, then the table and the graphs."""
+    cluster = None
+    if args.dask:
+        try:
+            from dask.distributed import Client
+        except ImportError as error:
+            raise InputError("--dask needs dask.distributed: pip install 'xcnn[study]'") from error
+        try:
+            cluster = Client(args.dask, timeout=20)
+        except (OSError, ValueError) as error:
+            raise InputError(f"no Dask scheduler answers at {args.dask}: {error}") from error
+    sizes = [size if size == study.ORIGINAL else int(size) for size in args.sizes]
+    out = Path(args.out)
+    cases = study.cases(args.source, args.classes, args.images, args.seed)
+    study.run(out / "records.jsonl", cases, args.networks, sizes, args.methods, cluster=cluster)
+    frame = report.read(out / "records.jsonl")
+    table = report.table(frame)
+    table.to_csv(out / "table.csv")
+    print(table.to_string(float_format="{:.3f}".format))
+    if len(left := report.left_out(frame)):
+        print(f"\nwithout a result:\n{left.to_string(index=False)}")
+    print("wrote", *report.graphs(frame, out), out / "table.csv", out / "records.jsonl")
+
+
+def names(text):
+    """'a,b' as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def sides(text):
+    """'original,224' as a list; each a word or a number."""
+    if not all(size == study.ORIGINAL or (size.isdecimal() and int(size) > 0) for size in names(text)):
+        raise argparse.ArgumentTypeError(f"sizes are 'original' or sides in pixels, not {text!r}")
+    return names(text)
+
+
 def make_scenes(args):
     """Write scenes as a COCO folder."""
     try:
@@ -74,6 +112,17 @@ def main(argv=None):
     one.add_argument("--unit", type=unit, help="an inner unit instead of a class: CHANNEL or CHANNEL,Y,X")
     one.add_argument("--out", help="picture file to write; default: IMAGE_METHOD_NETWORK.png here")
     one.set_defaults(run=explain)
+    many = commands.add_parser("study", help="measure where the energy of all methods lies; goes on where it stopped")
+    many.add_argument("source", nargs="?", default="scenes", help="'scenes' (default) or a COCO folder")
+    many.add_argument("--classes", type=names, help="A,B,...; default: six of the scenes', all of a folder's")
+    many.add_argument("--images", type=int, default=30, help="at most so many of each class (default 30)")
+    many.add_argument("--networks", type=names, default=list(SMALL), help="A,B,...; default: the four small ones")
+    many.add_argument("--sizes", type=sides, default=["original", "224"], help="default: original,224")
+    many.add_argument("--methods", type=names, help="A,B,...; default: all: " + ", ".join(METHODS))
+    many.add_argument("--seed", type=int, default=0, help="of the first scene")
+    many.add_argument("--out", default="study", help="folder for records, table and graphs (default: study)")
+    many.add_argument("--dask", metavar="ADDRESS", help="share the work with the workers of this Dask scheduler")
+    many.set_defaults(run=run_study)
     two = commands.add_parser("scenes", help="write scenes with exact masks as a COCO folder")
     two.add_argument("folder")
     two.add_argument("-n", type=int, default=100, help="how many (default 100)")

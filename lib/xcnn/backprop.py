@@ -6,6 +6,7 @@ Deconvnet and guided backprop are this gradient with another way back through ea
 
 import contextlib
 import operator
+import types
 import warnings
 
 import torch
@@ -32,10 +33,17 @@ def gradient(net, x, target=None, layer=None, unit=None):
     return pixel_gradient(net, x, target, layer, unit)
 
 
-def pixel_gradient(net, x, target=None, layer=None, unit=None, relu_with=None):
-    """The gradient of a class score or an inner unit with respect to x; arguments as in `gradient`.
+def pixel_gradient(net, x, target=None, layer=None, unit=None, rule=None):
+    """One map of `pixel_gradients`."""
+    return pixel_gradients(net, x, target, layer, unit, [rule])[0]
 
-    :param relu_with: another way through each ReLU, see `tape.ReLURule`
+
+def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
+    """Gradients of a class score or an inner unit with respect to x, from one forward pass; arguments as in `gradient`.
+
+    :param rules: for each map None, the plain gradient, or the way back through each ReLU: g, y, top -> what goes on
+        from g, which came back to the ReLU's output y; it stops at top (see `tape.ReLURule`)
+    :return: list of (N, 3, H, W), a map for each rule
     """
     net = as_network(net)
     check(net.module, x)
@@ -43,19 +51,46 @@ def pixel_gradient(net, x, target=None, layer=None, unit=None, relu_with=None):
         raise InputError("an inner unit is named by both, layer= and unit=")
     if not (target is None or unit is None):
         raise InputError("give a class (target=) or an inner unit (layer= and unit=), not both")
-    rule = ReLURule(relu_with)
+    switch = types.SimpleNamespace(rule=None)
+    relus = ReLURule(lambda relu, x, top: _ReLU.apply(x, relu, top, switch))
     with own_grad_mode(True):
         x = x.detach().clone().requires_grad_()
         with (
             capture(net.module, layer, cut=False) if layer else contextlib.nullcontext() as seen,
-            Tape(rule) if relu_with else contextlib.nullcontext(),
+            Tape(relus) if any(rules) else contextlib.nullcontext(),
         ):
             S = run(net.module, x.clone())  # a copy, so that a network may work in place
         a = class_scores(S, target, net.classes) if layer is None else unit_values(seen[0], layer, unit)
-        (R,) = torch.autograd.grad(a.sum(), x)
-    if relu_with and not rule.met:
-        warnings.warn(f"{net.name} has no ReLU, so this is its plain gradient", stacklevel=3)
+        R = []
+        for switch.rule in rules:
+            (one,) = torch.autograd.grad(a.sum(), x, retain_graph=len(R) + 1 < len(rules))
+            R.append(one)
+    if any(rules) and not relus.met:
+        warnings.warn(f"{net.name} has no ReLU, so this is its plain gradient", stacklevel=4)
     return R
+
+
+class _ReLU(torch.autograd.Function):
+    """Forward: the ReLU as it is. Backward: by the rule that the switch is set to."""
+
+    @staticmethod
+    def forward(ctx, x, relu, top, switch):
+        y = relu(x)
+        if y is x:  # it worked in place
+            ctx.mark_dirty(x)
+        ctx.top, ctx.switch = top, switch
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return (ctx.switch.rule or derivative)(g, y, ctx.top), None, None, None
+
+
+def derivative(g, y, top):
+    """A ReLU's own: g where 0 < y < top."""
+    return torch.ops.aten.hardtanh_backward(g, y, 0, top)
 
 
 def unit_values(A, layer, unit):

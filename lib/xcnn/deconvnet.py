@@ -5,28 +5,12 @@ and switches are what the gradient uses as well; the rectification is what diffe
 which a ReLU asks the value g on its way back, and not its own input x: g passes where g > 0.
 """
 
-import torch
-
 from .backprop import pixel_gradient
 
 
-class _Deconv(torch.autograd.Function):
-    """Forward: the ReLU as it is. Backward: a ReLU of g."""
-
-    @staticmethod
-    def forward(ctx, x, relu):
-        y = relu(x)
-        if y is x:  # it worked in place
-            ctx.mark_dirty(x)
-        return y
-
-    @staticmethod
-    def backward(ctx, g):
-        return g.clamp(min=0), None
-
-
-def deconv_relu(relu, x, _top):
-    return _Deconv.apply(x, relu)
+def deconv_rule(g, y, top):
+    """The way back through a ReLU: a ReLU of g."""
+    return g.clamp(min=0)
 
 
 def deconvnet(net, x, target=None, layer=None, unit=None):
@@ -42,4 +26,4 @@ def deconvnet(net, x, target=None, layer=None, unit=None):
 
     Arguments, shape and errors as in `gradient`.
     """
-    return pixel_gradient(net, x, target, layer, unit, deconv_relu)
+    return pixel_gradient(net, x, target, layer, unit, deconv_rule)

@@ -1,15 +1,10 @@
-"""How good is a map? Where it lies, given a true mask, and whether it depends on what the network has learned."""
-
-import copy
-import dataclasses
+"""Where does a map lie, given the true mask of an object? (Whether to believe it is another question: `sanity.py`.)"""
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
-from scipy.stats import spearmanr
+from scipy.ndimage import distance_transform_edt, label
 
 from .contract import InputError
-from .networks import as_network
 
 
 def energy_concentration(R, mask, dilate=0.2):
@@ -24,18 +19,9 @@ def energy_concentration(R, mask, dilate=0.2):
     :return: (N,) float64 in [0, 1]; NaN where a map has no energy at all
     :raises InputError: shapes that do not match, a mask that is not bool, NaN or infinity in R
     """
-    R, mask = torch.as_tensor(R).detach().double().cpu(), torch.as_tensor(mask).cpu()
-    if R.ndim != 4:
-        raise InputError(f"R must have shape (N, C, H, W), got {tuple(R.shape)}")
-    if mask.dtype != torch.bool:
-        raise InputError(f"mask must be bool, got {mask.dtype}; write mask > 0")
-    if mask.shape not in (R.shape[2:], (len(R), *R.shape[2:])):
-        raise InputError(f"mask {tuple(mask.shape)} does not fit R {tuple(R.shape)}; it must be (N, H, W) or (H, W)")
-    if not torch.isfinite(R).all():
-        raise InputError("R holds NaN or infinite values")
+    R, masks = _fitting(R, mask)
     if dilate < 0:
         raise InputError(f"dilate is the fraction by which the mask's area grows, 0 or more, not {dilate}")
-    masks = mask.expand(len(R), *R.shape[2:]).numpy()
     grown = torch.from_numpy(np.stack([dilated(m, dilate) for m in masks]))
     energy = (R / R.abs().amax((1, 2, 3), keepdim=True)).square().sum(1)  # 0 / 0 = NaN: no energy, no verdict
     return (energy * grown).sum((1, 2)) / energy.sum((1, 2))
@@ -52,46 +38,76 @@ def dilated(mask, fraction):
     return distance <= np.partition(distance, wanted - 1, axis=None)[wanted - 1]
 
 
-def randomised(net, n, seed=0):
-    """A copy of the network in which the n last layers have forgotten what they learned: their weights are shuffled.
+def chance(mask, dilate=0.2):
+    """What a map gets that knows nothing: the share of the picture that the grown mask covers, (N,) float64.
 
-    Source: Adebayo et al. 2018, arXiv 1810.03292, section 3.1 (cascading randomisation, from the classifier down).
-    They draw new weights; shuffled ones keep each layer's scale. Layers are the convolutions and linear maps, in the
-    order of their definition; biases and batch norm stay.
-
-    :param net: `Network` or nn.Module, which stays as it is
-    :param n: how many, 0 to all
-    :return: `Network`
-    :raises InputError: n out of range
+    :param mask, dilate: as in `energy_concentration`, the mask (N, H, W)
     """
-    net = as_network(net)
-    module, generator = copy.deepcopy(net.module), torch.Generator().manual_seed(seed)
-    layers = weighted(module)
-    if not 0 <= n <= len(layers):
-        raise InputError(f"{net.name} has {len(layers)} layers with weights; n must be 0 to {len(layers)}, not {n}")
-    with torch.no_grad():
-        for layer in layers[len(layers) - n :]:
-            order = torch.randperm(layer.weight.numel(), generator=generator).to(layer.weight.device)
-            layer.weight.copy_(layer.weight.flatten()[order].view_as(layer.weight))
-    return dataclasses.replace(net, module=module, name=f"{net.name}, last {n} shuffled")
+    return torch.tensor([dilated(m, dilate).mean() for m in torch.as_tensor(mask).numpy()], dtype=torch.float64)
 
 
-def weighted(module):
-    """The layers that `randomised` counts: convolutions and linear maps."""
-    return [part for part in module.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)]
+def pointing_game(R, mask, tolerance=15):
+    """Is the largest value of the map on the object, or at most `tolerance` pixels away? (N,) bool.
 
+    Source: Zhang et al. 2018, arXiv 1608.00507, section 4.1 (15 pixels). Channels are summed first. A map of one value
+    has no largest, and misses.
 
-def rank_correlation(R, Q):
-    """Spearman's rank correlation between the absolute values of two maps, summed over channels: 1 where they agree.
-
-    :param R, Q: (N, C, H, W) maps; C may differ
-    :return: (N,) float64 in [-1, 1]; NaN where a map is constant
+    :param R: (N, C, H, W); mask: (N, H, W) or (H, W) bool
     :raises InputError: shapes that do not match
     """
-    R, Q = (torch.as_tensor(M).detach().cpu().abs() for M in (R, Q))
-    if R.ndim != 4 or Q.ndim != 4 or R.shape[::2] != Q.shape[::2] or R.shape[3] != Q.shape[3]:
-        raise InputError(
-            f"two maps (N, C, H, W) of the same N, H and W are needed, got {tuple(R.shape)}, {tuple(Q.shape)}"
-        )
-    pairs = zip(R.sum(1).flatten(1).numpy(), Q.sum(1).flatten(1).numpy(), strict=True)
-    return torch.tensor([spearmanr(r, q).statistic if np.ptp(r) and np.ptp(q) else np.nan for r, q in pairs])
+    R, masks = _fitting(R, mask)
+    hits = []
+    for total, m in zip(R.sum(1).numpy(), masks, strict=True):
+        near = distance_transform_edt(~m) <= tolerance if m.any() else m
+        hits.append(bool(near.flat[total.argmax()]) and np.ptp(total) > 0)
+    return torch.tensor(hits)
+
+
+def box_iou(R, mask, threshold=0.15):
+    """Localisation: overlap of two boxes, intersection over union, (N,) float64 in [0, 1].
+
+    One box is around the mask. The other is around the largest connected part of the map that is above this fraction
+    of its maximum (Zhou et al. 2016, arXiv 1512.04150, section 3.2, with 0.2; Selvaraju et al. 2017 with 0.15).
+
+    :param R: (N, C, H, W), summed over channels; mask: (N, H, W) or (H, W) bool
+    :return: 0 where the map has no positive value, NaN where the mask is empty
+    :raises InputError: shapes that do not match
+    """
+    R, masks = _fitting(R, mask)
+    found = []
+    for total, m in zip(R.sum(1).numpy(), masks, strict=True):
+        parts = label(total > threshold * total.max())[0] if total.max() > 0 else np.zeros(m.shape, int)
+        sizes = np.bincount(parts.flat)[1:]
+        found.append(_overlap(_box(m), _box(parts == 1 + sizes.argmax())) if len(sizes) and m.any() else 0.0)
+        found[-1] = found[-1] if m.any() else np.nan
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _box(m):
+    """First and last row and column, the last ones not included."""
+    rows, columns = np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))
+    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+
+
+def _overlap(a, b):
+    height, width = min(a[1], b[1]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[2], b[2])
+    common = max(height, 0) * max(width, 0)
+    area = lambda box: (box[1] - box[0]) * (box[3] - box[2])  # noqa: E731
+    return common / (area(a) + area(b) - common)
+
+
+def _fitting(R, mask):
+    """The map as float64 (N, C, H, W), and a mask (H, W) bool for each of its pictures.
+
+    :raises InputError: shapes that do not match, a mask that is not bool, NaN or infinity in R
+    """
+    R, mask = torch.as_tensor(R).detach().double().cpu(), torch.as_tensor(mask).cpu()
+    if R.ndim != 4:
+        raise InputError(f"R must have shape (N, C, H, W), got {tuple(R.shape)}")
+    if mask.dtype != torch.bool:
+        raise InputError(f"mask must be bool, got {mask.dtype}; write mask > 0")
+    if mask.shape not in (R.shape[2:], (len(R), *R.shape[2:])):
+        raise InputError(f"mask {tuple(mask.shape)} does not fit R {tuple(R.shape)}; it must be (N, H, W) or (H, W)")
+    if not torch.isfinite(R).all():
+        raise InputError("R holds NaN or infinite values")
+    return R, mask.expand(len(R), *R.shape[2:]).numpy()

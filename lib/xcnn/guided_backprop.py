@@ -4,33 +4,13 @@ Guided backprop is the gradient with respect to pixels, except that each ReLU al
 back (Springenberg et al. 2015). Guided Grad-CAM is its product with Grad-CAM (Selvaraju et al. 2017).
 """
 
-import torch
-
-from .backprop import pixel_gradient
+from .backprop import derivative, pixel_gradient
 from .grad_cam import grad_cam
 
 
-class _Guided(torch.autograd.Function):
-    """Forward: the ReLU as it is. Backward: its derivative, then a ReLU of g."""
-
-    @staticmethod
-    def forward(ctx, x, relu, top):
-        y = relu(x)
-        if y is x:  # it worked in place
-            ctx.mark_dirty(x)
-        ctx.top = top
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx, g):
-        (y,) = ctx.saved_tensors
-        # PyTorch's own derivative, g where 0 < y < top; its result is new, so it may be rectified in place
-        return torch.ops.aten.hardtanh_backward(g, y, 0, ctx.top).clamp_(min=0), None, None
-
-
-def guided_relu(relu, x, top):
-    return _Guided.apply(x, relu, top)
+def guided_rule(g, y, top):
+    """The way back through a ReLU: its derivative, then a ReLU of g."""
+    return derivative(g, y, top).clamp_(min=0)  # the derivative's result is new, so it may be changed in place
 
 
 def guided_backprop(net, x, target=None, layer=None, unit=None):
@@ -41,7 +21,7 @@ def guided_backprop(net, x, target=None, layer=None, unit=None):
 
     Arguments, shape and errors as in `gradient`.
     """
-    return pixel_gradient(net, x, target, layer, unit, guided_relu)
+    return pixel_gradient(net, x, target, layer, unit, guided_rule)
 
 
 def guided_grad_cam(net, x, target=None, layer=None):

@@ -162,9 +162,9 @@ class Game:
         return (above, D, d) if holds else (None, None, None)
 
     def _holds(self, short, long):
-        """Do both ways give the same scores for 8 coalitions drawn at random?"""
+        """Do both ways give the same scores for 4 coalitions drawn at random?"""
         generator = torch.Generator().manual_seed(0)
-        S = torch.rand(8, self.P, generator=generator) < torch.rand(8, 1, generator=generator)
+        S = torch.rand(4, self.P, generator=generator) < torch.rand(4, 1, generator=generator)
         with own_grad_mode(False):
             got, wanted = short(S).double(), long(S).double()
         scale = 1e-3 * (wanted - wanted[:1]).abs().max() + 1e-5 * wanted.abs().max()

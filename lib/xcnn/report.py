@@ -1,0 +1,81 @@
+"""What a study found: its records as a table, with intervals and chance, and as graphs."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn
+
+from .contract import InputError
+
+PICTURE = ["source", "image", "class"]
+
+
+def read(path):
+    """The records of a study, a row each.
+
+    :raises InputError: no such file, no record in it
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; `python -m xcnn study` makes it") from error
+    if not lines:
+        raise InputError(f"{path} holds no records yet")
+    return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def table(frame, by="method", seed=0):
+    """One row per method (or whatever `by` names): how many records, the sum and mean of P, and what chance would get.
+
+    low, high: 95 % interval of the mean, by drawing pictures anew with replacement. All records of a picture are drawn
+    together: four networks that look at one picture are not four pictures. chance: the mean share of the picture that
+    the grown mask covers.
+
+    :param frame: from `read`
+    :return: DataFrame, best mean first
+    """
+    rows = {}
+    for name, group in frame[frame.status == "ok"].groupby(by):
+        of_picture = group.groupby(PICTURE).P.agg(["sum", "count"]).to_numpy()
+        low, high = _interval(of_picture, seed)
+        rows[name] = {"records": len(group), "sum": group.P.sum(), "mean": group.P.mean(), "low": low, "high": high,
+                      "chance": group.area.mean()}  # fmt: skip
+    return pd.DataFrame(rows).T.astype({"records": int}).rename_axis(by).sort_values("mean", ascending=False)
+
+
+def _interval(of_picture, seed, times=2000):
+    """Bootstrap interval of sum / count over pictures, (n, 2) -> low, high."""
+    drawn = np.random.default_rng(seed).integers(len(of_picture), size=(times, len(of_picture)))
+    total, count = of_picture[drawn].sum(1).T
+    return np.quantile(total / count, [0.025, 0.975])
+
+
+def left_out(frame):
+    """Records without a P, counted by reason and method: nothing disappears in silence."""
+    rest = frame[frame.status != "ok"]
+    return rest.groupby(["status", "method"]).size().rename("records").reset_index()
+
+
+def graphs(frame, folder):
+    """Energy concentration over methods, over networks and over sizes, each as PNG and PDF.
+
+    :return: the paths written
+    """
+    good, folder = frame[frame.status == "ok"], Path(folder)
+    order, written = list(table(frame).index), []
+    for name, hue in [("methods", None), ("networks", "network"), ("sizes", "size")]:
+        figure, ax = plt.subplots(figsize=(7.2, 0.6 + 0.45 * len(order)), layout="constrained")
+        look = {"hue": hue, "dodge": 0.4, "palette": "colorblind"} if hue else {}
+        seaborn.pointplot(good, x="P", y="method", order=order, ax=ax, seed=0, linestyle="none", **look)
+        ax.axvline(good.area.mean(), color="0.5", ls="--", lw=1)
+        ax.text(good.area.mean(), -0.6, "chance", color="0.4", ha="center", fontsize=8)
+        ax.set(xlabel="energy concentration P, mean and 95 % interval", ylabel="", xlim=(0, None))
+        for suffix in ("png", "pdf"):
+            path = folder / f"{name}.{suffix}"
+            figure.savefig(path, dpi=150)
+            written.append(path)
+        plt.close(figure)
+    return written

@@ -1,0 +1,245 @@
+"""The experiment: how much of each method's energy lies on the object, over data x networks x sizes x methods.
+
+A run makes one record for each image, class, network, size and method, and appends it to a file as soon as it is
+known. Whatever stops the run, the next one reads the file and goes on where it was. `report.py` turns the file into a
+table and graphs.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.transforms.functional as TF
+from tqdm.auto import tqdm
+
+from . import coco, scenes
+from .backprop import pixel_gradients
+from .contract import InputError, nearest
+from .deconvnet import deconv_rule
+from .evaluate import dilated, energy_concentration
+from .guided_backprop import guided_rule
+from .networks import load
+
+RULES = {"gradient": None, "deconvnet": deconv_rule, "guided_backprop": guided_rule}  # share one forward pass
+ORIGINAL = "original"
+KEY = ("source", "image", "class", "network", "size", "method")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: where is this class in this image? source: "scenes" or a COCO folder."""
+
+    source: str
+    image: int
+    label: str
+
+    def load(self):
+        """The picture, and its mask (H, W) bool.
+
+        :raises InputError: an image that cannot be read
+        """
+        if self.source == "scenes":
+            scene = _scene(self.image, self.label)
+            return scene.image, scene.mask(self.label)
+        folder = coco.Folder(self.source)
+        return folder.image(self.image), folder.mask(self.image, self.label)
+
+
+def _scene(seed, label):
+    """Two objects, the one that is asked for left or right of another."""
+    rng = np.random.default_rng([seed, 7])
+    other = rng.choice([name for name in scenes.CLASSES if name != label])
+    return scenes.render(seed, classes=rng.permutation([label, other]).tolist())
+
+
+def cases(source="scenes", classes=None, images=30, seed=0):
+    """What to ask: up to `images` pictures of each class.
+
+    :param source: "scenes", or a COCO folder
+    :param classes: their names; None: six of the scenes' classes, all categories of the folder that networks may know
+    :return: list of `Case`
+    :raises InputError: unknown class, no such folder
+    """
+    if source == "scenes":
+        known = scenes.CLASSES
+        classes = known[:6] if classes is None else classes
+        numbered = {name: range(seed + 1000 * k, seed + 1000 * k + images) for k, name in enumerate(classes)}
+    else:
+        folder = coco.Folder(source)
+        known = [name for name in folder.categories if name in coco.class_map() or name in scenes.CLASSES]
+        classes = known if classes is None else classes
+        numbered = {name: folder.ids(name)[:images] for name in classes if name in known}
+    for name in classes:
+        if name not in known:
+            raise InputError(f"no class {name!r}; {nearest(name, known)}")
+    return [Case(str(source), int(image), name) for name, ids in numbered.items() for image in ids]
+
+
+def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, cluster=None, progress=True):
+    """Make the records that a file does not hold yet.
+
+    :param out: the file, one JSON record per line
+    :param cases: from `cases`
+    :param networks: names, see `load`
+    :param sizes: "original", or sides in pixels
+    :param methods: names in `METHODS`; None: all
+    :param batch: pictures of one size that go through a network together
+    :param cluster: a dask.distributed Client whose workers share the work; None: this process does it
+    :return: number of records made
+    :raises InputError: unknown network or method, a file of something else
+    """
+    from . import METHODS
+
+    methods = list(METHODS) if methods is None else list(methods)
+    for name in methods:
+        if name not in METHODS:
+            raise InputError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    for name in networks:
+        load(name)  # what cannot be loaded should fail now, and not in an hour
+    with contextlib.closing(Log(out)) as log:
+        pairs = itertools.product(networks, sizes)
+        jobs = [job for network, size in pairs for job in _jobs(log, cases, network, size, methods, batch)]
+        total = sum(len(some) * len(left) for some, *_, left in jobs)
+        made = _by_workers(cluster, jobs) if cluster else itertools.chain.from_iterable(records(*job) for job in jobs)
+        for record in tqdm(made, total=total, disable=not progress, unit="record"):
+            log.add(record)
+    return total
+
+
+def _jobs(log, cases, network, size, methods, batch):
+    """What is missing for one network and size, as arguments of `records`: batches of cases that lack the same."""
+    missing = {}
+    for case in cases:
+        left = tuple(m for m in methods if (case.source, case.image, case.label, network, size, m) not in log.done)
+        missing.setdefault(left, []).append(case)
+    missing.pop((), None)
+    together = 1 if size == ORIGINAL else batch  # original pictures have all sorts of sizes
+    return [
+        (some[k : k + together], network, size, left)
+        for left, some in missing.items()
+        for k in range(0, len(some), together)
+    ]
+
+
+def _by_workers(cluster, jobs):
+    """Records as workers finish. The job of a worker that dies is done again by another one."""
+    from dask.distributed import as_completed
+
+    for future in as_completed([cluster.submit(_whole, *job, pure=False) for job in jobs]):
+        yield from future.result()
+        future.release()
+
+
+def _whole(*job):
+    torch.set_num_threads(1)  # workers share a machine
+    return list(records(*job))
+
+
+class Log:
+    """A file of records, one per line, each on the disk before the next is made. done: the keys of those it holds."""
+
+    def __init__(self, path):
+        self.done, path = set(), Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):  # a run was killed while it wrote
+            lines.pop()
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                self.done.add(tuple(record[name] for name in KEY))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"line {number} of {path} is no record of a study; name another file") from error
+        self.file = path.open("ab")
+        self.file.truncate(sum(map(len, lines)))
+
+    def add(self, record):
+        self.file.write((json.dumps(record) + "\n").encode())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def close(self):
+        self.file.close()
+
+
+def records(cases, network, size, methods):
+    """One record for each method and case.
+
+    P, E, E_total: see `energy_concentration`. area: share of the picture that the grown mask covers, which is what a
+    map gets that knows nothing. seconds: for this picture, of a batch its part. status: "ok", or why there is no P.
+    """
+    net, ready = load(network), []
+    for case in cases:
+        key = dict(zip(KEY, (case.source, case.image, case.label, network, size), strict=False))
+        try:
+            x, mask = prepared(net, *case.load(), size)
+            if not mask.any():  # the object was cropped away
+                raise InputError("empty mask")
+            ready.append((key, x, mask, class_index(net, case.label, x)))
+        except InputError as error:
+            yield from (key | {"method": method, "status": str(error)} for method in methods)
+    if not ready:
+        return
+    keys, x, masks, targets = zip(*ready, strict=True)
+    grown = torch.from_numpy(np.stack([dilated(mask, 0.2) for mask in masks]))
+    for method, R, seconds in maps(net, torch.cat(x), list(targets), methods):
+        if isinstance(R, str):
+            yield from (key | {"method": method, "status": R} for key in keys)
+            continue
+        P, E_total = energy_concentration(R, grown, dilate=0), R.double().square().sum((1, 2, 3))
+        for key, p, e, mask in zip(keys, P.tolist(), E_total.tolist(), grown, strict=True):
+            found = {"P": p, "E": p * e, "status": "ok"} if not math.isnan(p) else {"status": "no energy"}
+            area = mask.double().mean().item()
+            yield key | {"method": method, **found, "E_total": e, "area": area, "seconds": seconds / len(keys)}
+
+
+def prepared(net, image, mask, size):
+    """The picture as the network wants it, and the mask cut in the same way."""
+    size = None if size == ORIGINAL else size
+    if size is not None:
+        mask = torch.from_numpy(mask)[None]
+        mask = TF.resize(mask.to(torch.uint8), size, TF.InterpolationMode.NEAREST_EXACT)
+        mask = TF.center_crop(mask, size)[0].bool().numpy()
+    return net.preprocess(image, size), mask
+
+
+def class_index(net, label, x):
+    """The class to explain: the label itself, or the likeliest of the ImageNet classes that are kinds of it."""
+    if label in net.classes:
+        return net.classes.index(label)
+    kinds = [k for k, name in coco.class_map().get(label, {}).items() if net.classes[k : k + 1] == [name]]
+    if not kinds:
+        raise InputError(f"{net.name} knows no kind of {label}")
+    return kinds[int(net.predict(x)[0, kinds].argmax())]
+
+
+def maps(net, x, targets, methods):
+    """(method, map, seconds) one by one; what can share a forward pass does. A refusal comes instead of its map."""
+    from . import METHODS
+
+    def timed(make):
+        start = time.perf_counter()
+        try:
+            return make(), time.perf_counter() - start
+        except InputError as error:
+            return str(error), 0.0
+
+    found, pixel = {}, [method for method in methods if method in RULES]
+    if pixel:
+        R, seconds = timed(lambda: pixel_gradients(net, x, targets, rules=[RULES[method] for method in pixel]))
+        R = [R] * len(pixel) if isinstance(R, str) else R
+        found = {method: (one, seconds / len(pixel)) for method, one in zip(pixel, R, strict=True)}
+    for method in methods:
+        if method == "guided_grad_cam" and {"guided_backprop", "grad_cam"} <= found.keys():
+            (R, one), (L, two) = found["guided_backprop"], found["grad_cam"]
+            found[method] = (L if isinstance(L, str) else R * L, one + two)
+        if method not in found:
+            found[method] = timed(lambda method=method: METHODS[method](net, x, targets))
+        yield (method, *found[method])
