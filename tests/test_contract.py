@@ -277,7 +277,14 @@ def test_an_image_too_small_for_the_network(method):
 @pytest.mark.parametrize("method", ["gradient", "grad_cam", "guided_backprop"])
 def test_an_image_of_a_size_the_head_cannot_take(method):
     with pytest.raises(InputError, match=r"96x96 does not fit.*fully connected.*preprocess"):
-        explain(method, xcnn.load("vgg_s"), images(1, 96, 96), 3)
+        fixed = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 62 * 62, 5)).eval()
+        explain(method, fixed, images(1, 96, 96), 3)
+
+
+@every_method
+def test_pictures_of_other_sizes(method):
+    net = xcnn.load("resnet_s" if method == "cam" else "vgg_s")
+    assert explain(method, net, images(1, 96, 160), 3).shape[2:] == (96, 160)
 
 
 @pytest.mark.parametrize("method", LAYERED)

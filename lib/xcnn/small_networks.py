@@ -27,12 +27,13 @@ class VGGSmall(nn.Module):
                 c_in = c_out
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(8)  # as in torchvision's VGG: pictures of other sizes fit, too
         self.classifier = nn.Sequential(
             nn.Flatten(), nn.Linear(64 * 8 * 8, 32), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Linear(32, classes)
         )
 
     def forward(self, x):
-        return self.classifier(self.features(x))
+        return self.classifier(self.avgpool(self.features(x)))
 
 
 class ResidualBlock(nn.Module):
