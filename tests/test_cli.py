@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from xcnn import METHODS, coco, scenes
@@ -138,11 +139,45 @@ def test_scenes_with_a_bad_seed(capsys):
     assert "xcnn: seed must be" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [[], ["explian"], ["explain"], ["scenes", "x", "-n", "many"]])
+@pytest.mark.parametrize("argv", [[], ["explian"], ["explain"], ["scenes", "x", "-n", "many"],
+                                  ["study", "--sizes", "big"]])  # fmt: skip
 def test_wrong_usage(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(argv)
     assert "usage: python -m xcnn" in capsys.readouterr().err
+
+
+STUDY = ["study", "--classes", "pizza, clock", "--images", "2", "--networks", "resnet_s", "--sizes", "original,96",
+         "--methods", "gradient,grad_cam", "--out", "out"]  # fmt: skip
+
+
+def test_study(tmp_path, capsys):
+    assert main(STUDY) == 0
+    printed = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out/table.csv", index_col="method")
+    assert set(table.index) == {"gradient", "grad_cam"} and (table.records == 8).all() and "grad_cam" in printed
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"methods.png", "networks.pdf", "sizes.png"}
+    before = (tmp_path / "out/records.jsonl").read_bytes()
+    assert main([*STUDY[:-1], "out"]) == 0 and (tmp_path / "out/records.jsonl").read_bytes() == before
+
+
+def test_study_says_what_has_no_result(capsys):
+    assert main([*STUDY, "--networks", "vgg_s", "--methods", "gradient,cam"]) == 0
+    printed = capsys.readouterr().out
+    assert "without a result" in printed and "CAM needs a head" in printed
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--classes", "piza"], "no class 'piza'; did you mean 'pizza'"),
+    (["--networks", "resnet_t"], "unknown network 'resnet_t'"),
+    (["--methods", "grad_kam"], "unknown method 'grad_kam'"),
+    (["--dask", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
+    (["nowhere"], "annotation files in nowhere"),
+])  # fmt: skip
+def test_study_with_wrong_options(options, says, capsys, monkeypatch):
+    monkeypatch.setattr("xcnn.__main__.PATIENCE", 1)
+    assert main([*STUDY, *options] if options[0].startswith("-") else ["study", *options]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_real_network(real, capsys):

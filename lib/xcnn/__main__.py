@@ -11,6 +11,8 @@ from . import METHODS, load, report, scenes, show, study
 from .contract import InputError, nearest
 from .networks import SMALL
 
+PATIENCE = 20  # seconds to wait for a Dask scheduler
+
 
 def explain(args):
     """Print the top classes of an image and write the map over it."""
@@ -61,7 +63,7 @@ def run_study(args):
         except ImportError as error:
             raise InputError("--dask needs dask.distributed: pip install 'xcnn[study]'") from error
         try:
-            cluster = Client(args.dask, timeout=20)
+            cluster = Client(args.dask, timeout=PATIENCE)
         except (OSError, ValueError) as error:
             raise InputError(f"no Dask scheduler answers at {args.dask}: {error}") from error
     sizes = [size if size == study.ORIGINAL else int(size) for size in args.sizes]

@@ -59,23 +59,37 @@ def left_out(frame):
     return rest.groupby(["status", "method"]).size().rename("records").reset_index()
 
 
-def graphs(frame, folder):
-    """Energy concentration over methods, over networks and over sizes, each as PNG and PDF.
+def graph(frame, hue=None):
+    """Mean energy concentration of each method with its 95 % interval; a dashed line at chance.
 
-    :return: the paths written
+    Dots of one network or size are single means, so their intervals are over records.
+
+    :param hue: "network" or "size", one dot for each; None: over all of them
+    :return: matplotlib Figure
     """
-    good, folder = frame[frame.status == "ok"], Path(folder)
-    order, written = list(table(frame).index), []
+    good, order = frame[frame.status == "ok"], list(table(frame).index)
+    figure, ax = plt.subplots(figsize=(7.2, 0.8 + 0.3 * len(order)), layout="constrained")
+    look = (
+        {"hue": hue, "dodge": good[hue].nunique() > 1 and 0.5, "palette": "colorblind"} if hue else {"color": "#2166ac"}
+    )
+    look |= {"linestyle": "none", "markersize": 4, "err_kws": {"linewidth": 1.4}, "seed": 0}
+    if not hue:  # as in `table`: four networks are not four pictures
+        good = good.groupby(["method", *PICTURE], as_index=False)[["P", "area"]].mean()
+    seaborn.pointplot(good, x="P", y="method", order=order, ax=ax, **look)
+    ax.axvline(good.area.mean(), color="0.5", ls="--", lw=1)
+    ax.annotate("chance", (good.area.mean(), 1), (2, -9), xycoords=("data", "axes fraction"),
+                textcoords="offset points", color="0.4", fontsize=8)  # fmt: skip
+    ax.set(xlabel="energy concentration P, mean and 95 % interval", ylabel="", xlim=(0, 1))
+    plt.close(figure)
+    return figure
+
+
+def graphs(frame, folder):
+    """`graph` over methods, over networks and over sizes, each as PNG and PDF; returns the paths written."""
+    written = []
     for name, hue in [("methods", None), ("networks", "network"), ("sizes", "size")]:
-        figure, ax = plt.subplots(figsize=(7.2, 0.6 + 0.45 * len(order)), layout="constrained")
-        look = {"hue": hue, "dodge": 0.4, "palette": "colorblind"} if hue else {}
-        seaborn.pointplot(good, x="P", y="method", order=order, ax=ax, seed=0, linestyle="none", **look)
-        ax.axvline(good.area.mean(), color="0.5", ls="--", lw=1)
-        ax.text(good.area.mean(), -0.6, "chance", color="0.4", ha="center", fontsize=8)
-        ax.set(xlabel="energy concentration P, mean and 95 % interval", ylabel="", xlim=(0, None))
+        figure = graph(frame, hue)
         for suffix in ("png", "pdf"):
-            path = folder / f"{name}.{suffix}"
-            figure.savefig(path, dpi=150)
-            written.append(path)
-        plt.close(figure)
+            written.append(Path(folder) / f"{name}.{suffix}")
+            figure.savefig(written[-1], dpi=150)
     return written
