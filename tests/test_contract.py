@@ -31,8 +31,11 @@ def images(n=1, h=128, w=128, seed=0):
     return torch.randn(n, 3, h, w, generator=torch.Generator().manual_seed(seed))
 
 
+QUICK = {"lime": {"samples": 50}}
+
+
 def explain(method, net, *args, **options):
-    return xcnn.METHODS[method](net, *args, **options)
+    return xcnn.METHODS[method](net, *args, **QUICK.get(method, {}) | options)
 
 
 @every_pair

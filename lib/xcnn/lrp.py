@@ -6,7 +6,6 @@ what happens inside a layer; here is what happens between layers.
 """
 
 import contextlib
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,8 @@ from torch.overrides import resolve_name
 from .contract import InputError, check, class_scores, own_grad_mode, run
 from .lrp_rules import Layer, Weighed, chooser, rule_0, stable
 from .networks import as_network
-from .tape import RELUS, ReLURule, Tape
+from .operations import KIND, place, tensors
+from .tape import ReLURule, Tape
 
 
 def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
@@ -119,33 +119,23 @@ class Relevance:
         self.relu = ReLURule(lambda relu, a, _top: unchanged(relu, a))
 
     def __call__(self, func, args, kwargs):
-        tensors = list(_tensors([*args, *kwargs.values()]))
-        maps = [a for a in tensors if a.grad_fn is not None]
+        given = list(tensors([*args, *kwargs.values()]))
+        maps = [a for a in given if a.grad_fn is not None]
         if not maps:
-            with torch.no_grad() if tensors else contextlib.nullcontext():
+            with torch.no_grad() if given else contextlib.nullcontext():
                 return func(*args, **kwargs)
         if any(a.grad_fn not in self.made for a in maps):
             self.refuse("an operation that works unseen (scripted, or an autograd.Function of its own)")
         if "input" in kwargs:
             args, kwargs = (kwargs["input"], *args), {key: v for key, v in kwargs.items() if key != "input"}
-        y = HANDLERS.get(func, Relevance.other)(self, func, args, kwargs, maps)
-        for a in _tensors([y]):
+        y = HANDLERS.get(KIND.get(func), Relevance.other)(self, func, args, kwargs, maps)
+        for a in tensors([y]):
             if a.grad_fn is not None:
                 self.made.setdefault(a.grad_fn, [])
         return y
 
-    def place(self):
-        """The submodule that runs now, from the call stack: this needs no hooks. Its name and its class's."""
-        frame = sys._getframe()
-        while frame:
-            part = frame.f_locals.get("self")
-            if id(part) in self.names:
-                return self.names[id(part)], type(part).__name__
-            frame = frame.f_back
-        return "", "unknown place"
-
     def refuse(self, what):
-        name, kind = self.place()
+        name, kind = place(self.names)
         raise InputError(
             f"LRP has no rule for {what}, which runs in {repr(name) if name else 'the network itself'} ({kind}); "
             "take a network that does without, or explain this one with gradient, guided_backprop or grad_cam"
@@ -165,7 +155,7 @@ class Relevance:
         a, w, b, f = parse(*args, **kwargs)
         if len(maps) > 1 or maps[0] is not a:
             self.refuse(f"{_name(func)} whose weights depend on the image")
-        rule = self.choose("linear" if func is F.linear else "conv", self.layers, self.place()[0])
+        rule = self.choose("linear" if func is F.linear else "conv", self.layers, place(self.names)[0])
         self.layers += 1
         a = a.clone()  # the network may go on to change its own in place
         return self.hand_down(Layer(f, a, w.detach(), None if b is None else b.detach()), rule, a)
@@ -189,7 +179,7 @@ class Relevance:
             if self.layers == 0:
                 return self.one_to_one(func, args, kwargs, maps)
             a, ones = maps[0].clone(), torch.ones_like(statistics[0])[:, None]
-            layers = [(Layer(_by_channel, a, ones), self.choose("norm", self.layers, self.place()[0]), a)]
+            layers = [(Layer(_by_channel, a, ones), self.choose("norm", self.layers, place(self.names)[0]), a)]
         sizes = [layer.z.shape[1] for layer, *_ in layers]
         split = zip(*([None] * len(sizes) if v is None else v.split(sizes) for v in statistics), strict=True)
         folded = [(layer.fold(eps, *own), *rest) for (layer, *rest), own in zip(layers, split, strict=True)]
@@ -241,7 +231,7 @@ class Relevance:
 
     def other(self, func, args, kwargs, maps):
         y = func(*args, **kwargs)
-        if any(a.grad_fn is not None and a.grad_fn not in self.made for a in _tensors([y])):
+        if any(a.grad_fn is not None and a.grad_fn not in self.made for a in tensors([y])):
             self.refuse(_name(func))
         return y
 
@@ -255,37 +245,17 @@ def _by_channel(a, w, b):
     return a * w.view(shape) if b is None else a * w.view(shape) + b.view(shape)
 
 
-def _tensors(values):
-    for v in values:
-        if isinstance(v, torch.Tensor):
-            yield v
-        elif isinstance(v, list | tuple):
-            yield from _tensors(v)
-
-
-def _every(names):
-    """These functions wherever torch has them, in place or not."""
-    spelled = [name + end for name in names.split() for end in ("", "_")]
-    return [getattr(at, name) for at in (torch, torch.Tensor, F) for name in spelled if hasattr(at, name)]
-
-
-# what only moves, repeats or selects values: autograd's own way back is right for relevance, too
-ROUTES = _every(
-    "stack hstack vstack flatten unflatten ravel reshape view view_as reshape_as squeeze unsqueeze permute transpose "
-    "swapaxes swapdims movedim moveaxis t adjoint narrow select chunk split tensor_split unbind contiguous clone "
-    "expand expand_as broadcast_to repeat tile flip roll index_select pad pixel_shuffle pixel_unshuffle "
-    "channel_shuffle native_channel_shuffle type to double float half bfloat16 "
-    "max_pool2d adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices amax"
-)
-COVERED = {
-    Relevance.routed: [*ROUTES, torch.Tensor.__getitem__, torch.Tensor.T.__get__, torch.Tensor.mT.__get__],
-    Relevance.weighted: [F.conv2d, F.linear],
-    Relevance.joined: _every("cat concat concatenate"),
-    Relevance.average: _every("mean sum avg_pool2d adaptive_avg_pool2d"),
-    Relevance.batch_norm: [F.batch_norm],
-    Relevance.rectified: RELUS,
-    Relevance.summed: _every("add sub subtract"),
-    Relevance.scaled: _every("mul multiply div divide true_divide neg negative"),
-    Relevance.dropped: _every("dropout dropout2d feature_dropout alpha_dropout feature_alpha_dropout"),
+HANDLERS = {
+    "same": Relevance.routed,
+    "moved": Relevance.routed,
+    "maximum": Relevance.routed,
+    "average": Relevance.average,
+    "convolution": Relevance.weighted,
+    "linear": Relevance.weighted,
+    "joined": Relevance.joined,
+    "batch norm": Relevance.batch_norm,
+    "relu": Relevance.rectified,
+    "sum": Relevance.summed,
+    "scaled": Relevance.scaled,
+    "dropout": Relevance.dropped,
 }
-HANDLERS = {func: handler for handler, functions in COVERED.items() for func in functions}
