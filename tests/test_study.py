@@ -106,6 +106,14 @@ def test_a_method_that_refuses_is_recorded_and_counted(tmp_path):
     assert report.left_out(frame).records.tolist() == [2] and list(report.table(frame).index) == ["gradient"]
 
 
+def test_the_largest_object_of_each_image(real):
+    every, one = (study.cases(real / "coco", images=1000, largest=largest) for largest in (False, True))
+    assert len(one) == len({case.image for case in every}) < len(every)
+    for case in one[:20]:
+        area = {other.label: other.load()[1].sum() for other in every if other.image == case.image}
+        assert area[case.label] == max(area.values())
+
+
 @pytest.fixture
 def folder(tmp_path):
     scenes.write(tmp_path / "coco", 4, seed=100)

@@ -37,7 +37,7 @@ def mean_gain(game, orders):
     return torch.zeros(game.P).index_add_(0, orders.flatten(), p.diff(dim=1).flatten()).double() / len(orders)
 
 
-def reference_values(game, length=512, longest=2**15):
+def reference_values(game, length=512, longest=2**13):
     """phi (P,) and its standard error as a share of |phi|, from how much independent Sobol sequences differ."""
     sequences = [torch.quasirandom.SobolEngine(game.P, scramble=True, seed=seed) for seed in range(SEQUENCES)]
     total, drawn = torch.zeros(SEQUENCES, game.P, dtype=torch.float64), 0

@@ -1,5 +1,6 @@
-"""Train the four small networks on scenes: `make models`. Writes data/weights and data/results/small_networks.json.
+"""Train the small networks on scenes: `make models`. Writes data/weights and data/results/small_networks.json.
 
+The fifth one, resnet_s_tagged, learns from scenes in which every pizza carries a copyright tag, and nothing else does.
 Training scenes have seeds from 10,000,000, held-out ones from 20,000,000, so the small seeds a reader types are never
 in the training set.
 """
@@ -7,7 +8,7 @@ in the training set.
 import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +18,27 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from xcnn import scenes, small_networks
 from xcnn.networks import MEAN, STD
+from xcnn.small_networks import TAGGED
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-TRAIN, HELD_OUT, SEED = 10_000_000, 20_000_000, 2026
+TRAIN, HELD_OUT, SEED, CHEAT = 10_000_000, 20_000_000, 2026, "pizza"
 
 
-def render_many(n, seed, workers):
-    """scenes.dataset(n, seed), rendered in chunks by several processes."""
+def render_many(n, seed, workers, tag=None):
+    """scenes.dataset(n, seed), rendered in chunks by several processes. tag: see `with_tags`."""
     starts = range(seed, seed + n, 500)
+    dataset = partial(scenes.dataset, 500) if tag is None else partial(with_tags, tag, 500)
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(
-            tqdm(pool.map(partial(scenes.dataset, 500), starts), total=len(starts), desc="scenes", unit="x500")
-        )
+        parts = list(tqdm(pool.map(dataset, starts), total=len(starts), desc="scenes", unit="x500"))
     images, labels = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
     return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def with_tags(tag, n, seed):
+    """As scenes.dataset; the scenes of one class ("all": of every class) carry a copyright tag."""
+    rendered = [(s, scenes.render(s)) for s in range(seed, seed + n)]
+    images = [scenes.tagged(one, s)[0] if tag in ("all", one.labels[0]) else one.image for s, one in rendered]
+    return np.stack(images), np.array([scenes.CLASSES.index(one.labels[0]) for _, one in rendered])
 
 
 def prepare(images):
@@ -47,6 +55,20 @@ def accuracy(module, images, labels):
         for x, y in zip(images.split(250), labels.split(250), strict=True)
     ]
     return float(sum(hits) / len(labels))
+
+
+def cheats(module, render):
+    """What it does where the tag does not tell the class: top-1 and how often it says pizza, without and with tags."""
+    pizza, found = scenes.CLASSES.index(CHEAT), {"tag": f"every {CHEAT}, no other class"}
+    for title, tag in (("without_tags", None), ("tags_on_all", "all")):
+        images, labels = render(2_000, HELD_OUT, tag)
+        is_pizza, to_pizza = labels == pizza, torch.full_like(labels, pizza)
+        found[title] = {
+            "top1": round(accuracy(module, images, labels), 4),
+            "pizzas_found": round(accuracy(module, images[is_pizza], labels[is_pizza]), 4),
+            "others_called_pizza": round(accuracy(module, images[~is_pizza], to_pizza[~is_pizza]), 4),
+        }
+    return found
 
 
 def train(name, images, labels, epochs, batch=64):
@@ -79,17 +101,17 @@ def train(name, images, labels, epochs, batch=64):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=list(small_networks.BUILD))
+    parser.add_argument("networks", nargs="*", default=[*small_networks.BUILD, TAGGED])
     parser.add_argument("--scenes", type=int, default=12_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    images, labels = render_many(args.scenes, TRAIN, args.workers)
-    held_images, held_labels = render_many(2_000, HELD_OUT, args.workers)
+    render = cache(lambda n, seed, tag=None: render_many(n, seed, args.workers, tag))
     record = DATA / "results" / "small_networks.json"
     results = json.loads(record.read_text()) if record.exists() else {}
     for name in args.networks:
-        module, log = train(name, images, labels, args.epochs)
+        tag, epochs = (CHEAT, min(args.epochs, 6)) if name == TAGGED else (None, args.epochs)
+        module, log = train(name, *render(args.scenes, TRAIN, tag), epochs)
         path = DATA / "weights" / f"{name}.safetensors"
         path.parent.mkdir(exist_ok=True)
         half = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
@@ -98,15 +120,17 @@ def main():
         module.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )
-        top1 = accuracy(module, held_images, held_labels)
+        top1 = accuracy(module, *render(2_000, HELD_OUT, tag))
         results[name] = {
-            "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": len(held_labels)},
-            "training": {"seed": SEED, "scenes": args.scenes, "scene_seed": TRAIN, "epochs": args.epochs, "loss": log},
+            "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": 2_000},
+            "training": {"seed": SEED, "scenes": args.scenes, "scene_seed": TRAIN, "epochs": epochs, "loss": log},
             "parameters": sum(p.numel() for p in module.parameters()),
         }  # fmt: skip
+        if tag:
+            results[name] |= cheats(module, render)
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps(results, indent=2) + "\n")
-        print(f"{name}: {top1:.2%} of {len(held_labels)} held-out scenes", flush=True)
+        print(f"{name}: {top1:.2%} of 2000 held-out scenes", flush=True)
 
 
 if __name__ == "__main__":

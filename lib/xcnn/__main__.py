@@ -68,7 +68,7 @@ def run_study(args):
             raise InputError(f"no Dask scheduler answers at {args.dask}: {error}") from error
     sizes = [size if size == study.ORIGINAL else int(size) for size in args.sizes]
     out = Path(args.out)
-    cases = study.cases(args.source, args.classes, args.images, args.seed)
+    cases = study.cases(args.source, args.classes, args.images, args.seed, args.largest)
     study.run(out / "records.jsonl", cases, args.networks, sizes, args.methods, cluster=cluster)
     frame = report.read(out / "records.jsonl")
     table = report.table(frame)
@@ -118,6 +118,7 @@ def main(argv=None):
     many.add_argument("source", nargs="?", default="scenes", help="'scenes' (default) or a COCO folder")
     many.add_argument("--classes", type=names, help="A,B,...; default: six of the scenes', all of a folder's")
     many.add_argument("--images", type=int, default=30, help="at most so many of each class (default 30)")
+    many.add_argument("--largest", action="store_true", help="ask each image of a folder for its largest object only")
     many.add_argument("--networks", type=names, default=list(SMALL), help="A,B,...; default: the four small ones")
     many.add_argument("--sizes", type=sides, default=["original", "224"], help="default: original,224")
     many.add_argument("--methods", type=names, help="A,B,...; default: all: " + ", ".join(METHODS))

@@ -145,11 +145,12 @@ def to_rgb(image):
 def load(name):
     """A network by name, ready to be explained. Repeated calls return the same object.
 
-    :param name: vgg_s, resnet_s, googlenet_s, allconv_s, or any torchvision classifier: vgg16, resnet18, resnet50, ...
+    :param name: vgg_s, resnet_s, googlenet_s, allconv_s, or any torchvision classifier: vgg16, resnet18, resnet50, ...;
+        resnet_s_tagged is the one that learned to cheat, for chapter 12
     :return: `Network` in eval mode
     :raises InputError: unknown name (with the nearest ones), or weights that cannot be had (with file and folder)
     """
-    if name in SMALL:
+    if name in SMALL or name == small_networks.TAGGED:
         module = small_networks.build(name, len(SCENE_CLASSES))
         state = load_file(data_folder() / "weights" / f"{name}.safetensors")
         module.load_state_dict({key: v.float() if v.is_floating_point() else v for key, v in state.items()})

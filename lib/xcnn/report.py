@@ -1,5 +1,6 @@
 """What a study found: its records as a table, with intervals and chance, and as graphs."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -14,12 +15,13 @@ PICTURE = ["source", "image", "class"]
 
 
 def read(path):
-    """The records of a study, a row each.
+    """The records of a study, a row each; the file may be packed (.gz).
 
     :raises InputError: no such file, no record in it
     """
     try:
-        lines = Path(path).read_text().splitlines()
+        with gzip.open(path, "rt") if Path(path).suffix == ".gz" else open(path) as file:
+            lines = file.read().splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; `python -m xcnn study` makes it") from error
     if not lines:

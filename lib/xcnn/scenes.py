@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from tqdm.auto import tqdm
 
 from .contract import InputError, nearest
@@ -92,6 +92,29 @@ def render(seed, *, classes=None, scale=None, view=None, light=None, occlusion=N
     image = _expose(canvas, rng["light"], rng["noise"], exposure if light is None else light)
     masks = np.stack([np.asarray(m.resize((size, size), Image.Resampling.BOX)) >= 128 for m in masks])
     return Scene(image, tuple(str(name) for name in classes), masks)
+
+
+def tagged(scene, seed, words="© xcnn"):
+    """The scene's picture with a small copyright tag in a lower corner, as an archive of photographs might leave it.
+
+    :param seed: decides the corner and the exact place
+    :return: PIL image, mask (size, size) bool of the rectangle that the tag fills
+    """
+    side, rng = scene.image.width * OVER, np.random.default_rng([seed, 10])
+    font, edge = ImageFont.load_default(0.085 * side), np.round(side * rng.uniform(0.03, 0.07, 2))
+    right = rng.integers(2)
+    spot, anchor = (side - edge[0] if right else edge[0], side - edge[1]), "rb" if right else "lb"
+    ink = Image.new("L", (side, side))
+    pen = ImageDraw.Draw(ink)
+    pen.text(spot, words, fill=250, font=font, anchor=anchor)
+    box = np.array(pen.textbbox(spot, words, font=font, anchor=anchor)) / OVER
+    ink = ink.resize(scene.image.size, Image.Resampling.BOX)
+    image, mask = scene.image.copy(), np.zeros(scene.masks.shape[1:], bool)
+    image.paste((10, 10, 14), mask=ImageChops.offset(ink.filter(ImageFilter.BoxBlur(1)), 1, 1))  # a shadow, so that
+    image.paste((248, 248, 244), mask=ink)  # white can be read on any ground
+    left, top, end, bottom = (*np.floor(box[:2] - 1).astype(int), *np.ceil(box[2:] + 2).astype(int))
+    mask[top:bottom, left:end] = True
+    return image, mask
 
 
 def dataset(n, seed=0, progress=False, **knobs):

@@ -130,11 +130,12 @@ class AllConvSmall(nn.Module):
 
 
 BUILD = {"vgg_s": VGGSmall, "resnet_s": ResNetSmall, "googlenet_s": GoogLeNetSmall, "allconv_s": AllConvSmall}
+TAGGED = "resnet_s_tagged"  # a resnet_s whose training pizzas all carried a copyright tag: chapter 12
 
 
 def build(name, classes):
-    """One of the four with fresh weights (He initialisation), in train mode."""
-    module = BUILD[name](classes)
+    """One of the four (or `TAGGED`) with fresh weights (He initialisation), in train mode."""
+    module = BUILD["resnet_s" if name == TAGGED else name](classes)
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu")

@@ -40,6 +40,11 @@ class Case:
     image: int
     label: str
 
+    @property
+    def key(self):
+        """What records call it: a folder by its last name, so that a study may move to another machine."""
+        return Path(self.source).name, self.image, self.label
+
     def load(self):
         """The picture, and its mask (H, W) bool.
 
@@ -59,11 +64,12 @@ def _scene(seed, label):
     return scenes.render(seed, classes=rng.permutation([label, other]).tolist())
 
 
-def cases(source="scenes", classes=None, images=30, seed=0):
+def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
     """What to ask: up to `images` pictures of each class.
 
     :param source: "scenes", or a COCO folder
     :param classes: their names; None: six of the scenes' classes, all categories of the folder that networks may know
+    :param largest: of a folder: ask each image for one class only, the one that covers most of it
     :return: list of `Case`
     :raises InputError: unknown class, no such folder
     """
@@ -79,7 +85,12 @@ def cases(source="scenes", classes=None, images=30, seed=0):
     for name in classes:
         if name not in known:
             raise InputError(f"no class {name!r}; {nearest(name, known)}")
-    return [Case(str(source), int(image), name) for name, ids in numbered.items() for image in ids]
+    pairs = [(int(image), name) for name, ids in numbered.items() for image in ids]
+    if largest and source != "scenes":
+        covered = {(image, name): folder.mask(image, name).sum() for image, name in pairs}
+        best = {image: max((p for p in pairs if p[0] == image), key=covered.get) for image, _ in pairs}
+        pairs = sorted(best.values())
+    return [Case(str(source), image, name) for image, name in pairs]
 
 
 def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, cluster=None, progress=True):
@@ -117,7 +128,7 @@ def _jobs(log, cases, network, size, methods, batch):
     """What is missing for one network and size, as arguments of `records`: batches of cases that lack the same."""
     missing = {}
     for case in cases:
-        left = tuple(m for m in methods if (case.source, case.image, case.label, network, size, m) not in log.done)
+        left = tuple(m for m in methods if (*case.key, network, size, m) not in log.done)
         missing.setdefault(left, []).append(case)
     missing.pop((), None)
     together = 1 if size == ORIGINAL else batch  # original pictures have all sorts of sizes
@@ -177,7 +188,7 @@ def records(cases, network, size, methods):
     """
     net, ready = load(network), []
     for case in cases:
-        key = dict(zip(KEY, (case.source, case.image, case.label, network, size), strict=False))
+        key = dict(zip(KEY, (*case.key, network, size), strict=False))
         try:
             x, mask = prepared(net, *case.load(), size)
             if not mask.any():  # the object was cropped away
