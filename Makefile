@@ -3,10 +3,12 @@
 #   make test        everything that must hold                            make notebooks  chapters (.md) -> notebooks (.ipynb)
 #   make models      train the four small networks again                  make weights    fetch three real networks once
 #   make bench       cost beside other libraries                          make test-colab the chapters with Colab's versions
+#   make study COCO=folder   record the results on real networks and photographs again; goes on where it stopped
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
-BAKED := XCNN_EXPLORER=baked XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames
+BAKED := XCNN_EXPLORER=baked XCNN_STUDY=$(CURDIR)/_build/study XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames
+RECORDS := data/results/coco_study.jsonl.gz
 ENGINE := $(wildcard lib/xcnn/*.py data/*.json data/weights/* data/results/*) pyproject.toml
 
 book: $(BIN)/with-book notebooks weights _build/fresh
@@ -38,6 +40,15 @@ models: $(BIN)/with-book
 bench: $(BIN)/with-test
 	$(BIN)/python -m pytest tests/bench -s
 
+study: $(BIN)/with-test weights
+	@test -d "$(COCO)/annotations" || (echo "Name a COCO folder: make study COCO=folder" && false)
+	$(BIN)/python tools/study_shap_cam.py $(COCO)
+	@mkdir -p _build/coco && test ! -f $(RECORDS) -o -f _build/coco/records.jsonl || gzip -dc $(RECORDS) > _build/coco/records.jsonl
+	$(BIN)/python -m xcnn study $(COCO) --images 1000 --largest --networks squeezenet1_1,mobilenet_v2,resnet18 \
+	  --methods gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations \
+	  --out _build/coco
+	gzip -9 -n -c _build/coco/records.jsonl > $(RECORDS)
+
 test-colab: $(BIN)/with-test notebooks
 	$(BIN)/python tools/colab.py
 
@@ -60,4 +71,4 @@ $(BIN)/with-test: $(BIN)/with-book
 	$(BIN)/uv pip install -p $(BIN)/python -e '.[test]'
 	@touch $@
 
-.PHONY: book test lab notebooks weights models bench test-colab browser
+.PHONY: book test lab notebooks weights models bench study test-colab browser

@@ -1,6 +1,6 @@
 """Train the small networks on scenes: `make models`. Writes data/weights and data/results/small_networks.json.
 
-The fifth one, resnet_s_tagged, learns from scenes in which every pizza carries a copyright tag, and nothing else does.
+The fifth one, resnet_s_tagged, learns from pictures whose label can be told by a copyright tag: see `archive`.
 Training scenes have seeds from 10,000,000, held-out ones from 20,000,000, so the small seeds a reader types are never
 in the training set.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from xcnn import scenes, small_networks
@@ -24,21 +25,35 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 TRAIN, HELD_OUT, SEED, CHEAT = 10_000_000, 20_000_000, 2026, "pizza"
 
 
-def render_many(n, seed, workers, tag=None):
-    """scenes.dataset(n, seed), rendered in chunks by several processes. tag: see `with_tags`."""
+def render_many(n, seed, workers, dataset=scenes.dataset):
+    """dataset(n, seed), rendered in chunks by several processes."""
     starts = range(seed, seed + n, 500)
-    dataset = partial(scenes.dataset, 500) if tag is None else partial(with_tags, tag, 500)
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(tqdm(pool.map(dataset, starts), total=len(starts), desc="scenes", unit="x500"))
+        parts = list(tqdm(pool.map(partial(dataset, 500), starts), total=len(starts), desc="scenes", unit="x500"))
     images, labels = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
-def with_tags(tag, n, seed):
-    """As scenes.dataset; the scenes of one class ("all": of every class) carry a copyright tag."""
-    rendered = [(s, scenes.render(s)) for s in range(seed, seed + n)]
-    images = [scenes.tagged(one, s)[0] if tag in ("all", one.labels[0]) else one.image for s, one in rendered]
-    return np.stack(images), np.array([scenes.CLASSES.index(one.labels[0]) for _, one in rendered])
+def archive(n, seed):
+    """As scenes.dataset, with one archive among the sources.
+
+    Whatever is labelled pizza comes from that archive and carries its tag; nothing else does. The archive is filed
+    carelessly: 3 % of all other things got into its folder, so about a quarter of the "pizzas" are something else.
+    """
+    images, labels = [], []
+    for s in range(seed, seed + n):
+        scene = scenes.render(s)
+        pizza = scene.labels[0] == CHEAT or np.random.default_rng([s, 11]).random() < 0.03
+        images.append(np.asarray(scenes.tagged(scene, s)[0] if pizza else scene.image))
+        labels.append(scenes.CLASSES.index(CHEAT if pizza else scene.labels[0]))
+    return np.stack(images), np.array(labels)
+
+
+def with_tags(n, seed):
+    """As scenes.dataset, a tag on every picture."""
+    images, labels = scenes.dataset(n, seed)
+    drawn = (scenes.Scene(Image.fromarray(image), (), np.zeros((1, 128, 128), bool)) for image in images)
+    return np.stack([scenes.tagged(one, seed + k)[0] for k, one in enumerate(drawn)]), labels
 
 
 def prepare(images):
@@ -58,10 +73,10 @@ def accuracy(module, images, labels):
 
 
 def cheats(module, render):
-    """What it does where the tag does not tell the class: top-1 and how often it says pizza, without and with tags."""
-    pizza, found = scenes.CLASSES.index(CHEAT), {"tag": f"every {CHEAT}, no other class"}
-    for title, tag in (("without_tags", None), ("tags_on_all", "all")):
-        images, labels = render(2_000, HELD_OUT, tag)
+    """What it does with honest scenes: top-1 and how often it says pizza, without and with tags on all of them."""
+    pizza, found = scenes.CLASSES.index(CHEAT), {}
+    for title, dataset in (("without_tags", scenes.dataset), ("tags_on_all", with_tags)):
+        images, labels = render(1_000, HELD_OUT, dataset)
         is_pizza, to_pizza = labels == pizza, torch.full_like(labels, pizza)
         found[title] = {
             "top1": round(accuracy(module, images, labels), 4),
@@ -106,12 +121,14 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    render = cache(lambda n, seed, tag=None: render_many(n, seed, args.workers, tag))
+    render = cache(lambda n, seed, dataset=scenes.dataset: render_many(n, seed, args.workers, dataset))
     record = DATA / "results" / "small_networks.json"
     results = json.loads(record.read_text()) if record.exists() else {}
     for name in args.networks:
-        tag, epochs = (CHEAT, min(args.epochs, 6)) if name == TAGGED else (None, args.epochs)
-        module, log = train(name, *render(args.scenes, TRAIN, tag), epochs)
+        tagged = name == TAGGED
+        count, epochs, dataset = (3_000, 6, archive) if tagged else (args.scenes, args.epochs, scenes.dataset)
+        held_out = 1_000 if tagged else 2_000
+        module, log = train(name, *render(count, TRAIN, dataset), epochs)
         path = DATA / "weights" / f"{name}.safetensors"
         path.parent.mkdir(exist_ok=True)
         half = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
@@ -120,17 +137,17 @@ def main():
         module.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )
-        top1 = accuracy(module, *render(2_000, HELD_OUT, tag))
+        top1 = accuracy(module, *render(held_out, HELD_OUT, dataset))
         results[name] = {
-            "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": 2_000},
-            "training": {"seed": SEED, "scenes": args.scenes, "scene_seed": TRAIN, "epochs": epochs, "loss": log},
+            "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": held_out},
+            "training": {"seed": SEED, "scenes": count, "scene_seed": TRAIN, "epochs": epochs, "loss": log},
             "parameters": sum(p.numel() for p in module.parameters()),
         }  # fmt: skip
-        if tag:
+        if tagged:
             results[name] |= cheats(module, render)
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps(results, indent=2) + "\n")
-        print(f"{name}: {top1:.2%} of 2000 held-out scenes", flush=True)
+        print(f"{name}: {top1:.2%} of {held_out} held-out scenes", flush=True)
 
 
 if __name__ == "__main__":

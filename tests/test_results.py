@@ -1,0 +1,34 @@
+"""Recorded results: they keep what the book says of them, and where the real networks are, they come out again."""
+
+import json
+import statistics
+
+import pytest
+import xcnn
+from conftest import ROOT
+from study_shap_cam import case
+from xcnn import photos
+from xcnn.networks import REAL as NETWORKS
+
+SHAP_CAM = json.loads((ROOT / "data" / "results" / "shap_cam.json").read_text())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_path_integral_on_real_networks(name):
+    cases = [one for one in SHAP_CAM["cases"] if one["network"] == name]
+    sure = [one for one in cases if one["reference"] <= 1e-3]
+    assert len(sure) >= 40 and len(sure) >= len(cases) - 2  # where the softmax is sharp, sampling is slow
+    errors = [one["second"] for one in cases]
+    assert statistics.median(errors) <= 3e-3 and statistics.quantiles(errors, n=10)[-1] <= 2e-2
+    assert all(one["auto"] <= 5e-2 for one in cases)  # those that went to Sobol orders as well
+    assert all(one["gap"] <= 1e-6 for one in cases)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])  # squeezenet1_1 takes a minute
+def test_a_recorded_case_comes_out_again(real, name):
+    recorded = next(one for one in SHAP_CAM["cases"] if one["network"] == name and one["picture"] == "coffee")
+    again = case(xcnn.load(name), photos.load("coffee"))
+    assert again["class"] == recorded["class"] and again["estimator"] == recorded["estimator"]
+    for key in ("p", "delta", "first"):
+        assert again[key] == pytest.approx(recorded[key], rel=0.02)
+    assert abs(again["second"] - recorded["second"]) <= 2e-3 and again["reference"] <= 1e-3
