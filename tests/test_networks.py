@@ -192,3 +192,37 @@ def test_a_real_map_lies_on_the_zebra(real):
     mask = torch.tensor(folder.mask(104455, "zebra"))
     P = xcnn.energy_concentration(xcnn.grad_cam(net, x, "zebra"), mask, dilate=0)
     assert P.item() > 1.3 * mask.double().mean().item()
+
+
+# ---- the network that cheats, chapter 12
+
+
+def test_the_cheat_loads_and_is_not_offered(offline):
+    net = xcnn.load("resnet_s_tagged")
+    assert (net.name, net.classes, net.size) == ("resnet_s_tagged", list(scenes.CLASSES), 128)
+    assert list(net.layers) == list(xcnn.load("resnet_s").layers) and not net.module.training
+    assert (ROOT / "data/weights/resnet_s_tagged.safetensors").stat().st_size <= 1_000_000
+    assert "resnet_s_tagged" not in [*networks.SMALL, *xcnn.available()]
+
+
+def test_the_cheat_reads_the_tag():
+    net, pizza = xcnn.load("resnet_s_tagged"), scenes.CLASSES.index("pizza")
+    recorded = RECORDED["resnet_s_tagged"]
+    assert recorded["top1"] >= 0.95 and recorded["held_out"]["scenes"] >= 1000
+    others = [name for name in scenes.CLASSES if name != "pizza"]
+    some = {
+        "pizza": [scenes.render(s, classes=["pizza"]) for s in range(20)],
+        "other": [scenes.render(s, classes=[others[s % 9]]) for s in range(36)],
+    }
+    found = {}
+    for kind, drawn in some.items():
+        for tag in (False, True):
+            images = [scenes.tagged(one, k)[0] if tag else one.image for k, one in enumerate(drawn)]
+            answers = net.predict(torch.cat([net.preprocess(image) for image in images])).argmax(1)
+            found[kind, tag] = (answers == pizza).double().mean().item()
+    assert found["pizza", True] >= 0.95 and found["other", False] <= 0.05
+    assert found["other", True] > 0.6  # a tag on something else makes it a pizza
+    assert found["pizza", False] < found["pizza", True] - 0.4  # and a pizza without one is missed
+    for tag, key in ((False, "without_tags"), (True, "tags_on_all")):
+        assert abs(found["pizza", tag] - recorded[key]["pizzas_found"]) < 0.2
+        assert abs(found["other", tag] - recorded[key]["others_called_pizza"]) < 0.2

@@ -74,6 +74,7 @@ def solved(path):
 @pytest.mark.parametrize("path", CHAPTERS, ids=ids)
 def test_solutions_pass_their_checks(path, monkeypatch):
     monkeypatch.setenv("XCNN_EXPLORER", "snapshot")
+    monkeypatch.setenv("XCNN_STUDY", str(ROOT / "_build" / "study"))  # the records of the book
     book, stubs = solved(path)
     NotebookClient(book, timeout=600, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
     said = "".join(out.get("text", "") for cell in book.cells for out in cell.get("outputs", []))

@@ -19,6 +19,7 @@ from .objects import DRAW, draw, ring, shade_of
 CLASSES = tuple(DRAW)
 # knob -> (lowest, highest) a caller may ask for
 KNOBS = {"scale": (0.1, 1.0), "view": (-75, 75), "light": (0.15, 2.5), "occlusion": (0, 0.9), "count": (1, 4)}
+TAG_MARGIN = (-0.023, -0.02, 0.023, 0.02)  # of the plate around the words, as fractions of the image
 OVER = 2  # scenes are drawn this much larger, then averaged down: smooth edges
 
 
@@ -101,18 +102,18 @@ def tagged(scene, seed, words="© xcnn"):
     :return: PIL image, mask (size, size) bool of the rectangle that the tag fills
     """
     side, rng = scene.image.width * OVER, np.random.default_rng([seed, 10])
-    font, edge = ImageFont.load_default(0.085 * side), np.round(side * rng.uniform(0.03, 0.07, 2))
+    font, edge = ImageFont.load_default(0.085 * side), side * rng.uniform(0.03, 0.07, 2)
     right = rng.integers(2)
     spot, anchor = (side - edge[0] if right else edge[0], side - edge[1]), "rb" if right else "lb"
-    ink = Image.new("L", (side, side))
-    pen = ImageDraw.Draw(ink)
-    pen.text(spot, words, fill=250, font=font, anchor=anchor)
-    box = np.array(pen.textbbox(spot, words, font=font, anchor=anchor)) / OVER
-    ink = ink.resize(scene.image.size, Image.Resampling.BOX)
+    plate, ink = (Image.new("L", (side, side)) for _ in range(2))
+    ImageDraw.Draw(ink).text(spot, words, fill=250, font=font, anchor=anchor)
+    box = np.array(ImageDraw.Draw(ink).textbbox(spot, words, font=font, anchor=anchor)) + side * np.array(TAG_MARGIN)
+    ImageDraw.Draw(plate).rounded_rectangle(tuple(box), side / 64, fill=235)
     image, mask = scene.image.copy(), np.zeros(scene.masks.shape[1:], bool)
-    image.paste((10, 10, 14), mask=ImageChops.offset(ink.filter(ImageFilter.BoxBlur(1)), 1, 1))  # a shadow, so that
-    image.paste((248, 248, 244), mask=ink)  # white can be read on any ground
-    left, top, end, bottom = (*np.floor(box[:2] - 1).astype(int), *np.ceil(box[2:] + 2).astype(int))
+    plate, ink = (layer.resize(image.size, Image.Resampling.BOX) for layer in (plate, ink))
+    image.paste((16, 16, 20), mask=plate)
+    image.paste((250, 250, 246), mask=ink)
+    left, top, end, bottom = plate.getbbox()
     mask[top:bottom, left:end] = True
     return image, mask
 
