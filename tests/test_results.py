@@ -7,8 +7,9 @@ import pytest
 import xcnn
 from conftest import ROOT
 from study_shap_cam import case
-from xcnn import photos
+from xcnn import photos, report
 from xcnn.networks import REAL as NETWORKS
+from xcnn.study import KEY, cases, records
 
 SHAP_CAM = json.loads((ROOT / "data" / "results" / "shap_cam.json").read_text())
 
@@ -32,3 +33,22 @@ def test_a_recorded_case_comes_out_again(real, name):
     for key in ("p", "delta", "first"):
         assert again[key] == pytest.approx(recorded[key], rel=0.02)
     assert abs(again["second"] - recorded["second"]) <= 2e-3 and again["reference"] <= 1e-3
+
+
+def test_the_records_of_the_contest_on_photographs():
+    frame = report.read(ROOT / "data" / "results" / "coco_study.jsonl.gz")
+    assert not frame.duplicated(list(KEY)).any()
+    assert frame.groupby(["network", "size", "method"]).size().unique().tolist() == [168]
+    assert (
+        set(frame.network) == set(NETWORKS) and set(frame["size"]) == {"original", 224} and frame.method.nunique() == 10
+    )
+    assert set(frame.status) == {"ok", "empty mask"} and frame.P.dropna().between(0, 1).all()
+
+
+def test_a_recorded_picture_comes_out_again(real):
+    frame = report.read(ROOT / "data" / "results" / "coco_study.jsonl.gz")
+    some = [case for case in cases(real / "coco", images=1000, largest=True) if case.image in (104455, 47112)]
+    assert len(some) == 2
+    for made in records(some, "squeezenet1_1", 224, ["gradient", "grad_cam", "lrp"]):
+        (kept,) = frame[(frame[list(KEY)] == [made[key] for key in KEY]).all(axis=1)].to_dict("records")
+        assert made["P"] == pytest.approx(kept["P"], rel=0.02) and made["area"] == pytest.approx(kept["area"])
