@@ -1,7 +1,7 @@
 # The targets are the architecture:
 #   make book        install, run every chapter, build the book           make lab        read and run in JupyterLab
 #   make test        everything that must hold                            make notebooks  chapters (.md) -> notebooks (.ipynb)
-#   make models      train the four small networks again                  make weights    fetch three real networks once
+#   make models      train the small networks again                       make weights    fetch three real networks once
 #   make bench       cost beside other libraries                          make test-colab the chapters with Colab's versions
 #   make study COCO=folder   record the results on real networks and photographs again; goes on where it stopped
 PYTHON ?= python3
