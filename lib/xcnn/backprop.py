@@ -47,10 +47,7 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     """
     net = as_network(net)
     check(net.module, x)
-    if (layer is None) != (unit is None):
-        raise InputError("an inner unit is named by both, layer= and unit=")
-    if not (target is None or unit is None):
-        raise InputError("give a class (target=) or an inner unit (layer= and unit=), not both")
+    one_question(target, layer, unit)
     switch = types.SimpleNamespace(rule=None)
     relus = ReLURule(lambda relu, x, top: _ReLU.apply(x, relu, top, switch))
     with own_grad_mode(True):
@@ -91,6 +88,14 @@ class _ReLU(torch.autograd.Function):
 def derivative(g, y, top):
     """A ReLU's own: g where 0 < y < top."""
     return torch.ops.aten.hardtanh_backward(g, y, 0, top)
+
+
+def one_question(target, layer, unit):
+    """Refuse half an inner unit, and a class together with one."""
+    if (layer is None) != (unit is None):
+        raise InputError("an inner unit is named by both, layer= and unit=")
+    if not (target is None or unit is None):
+        raise InputError("give a class (target=) or an inner unit (layer= and unit=), not both")
 
 
 def unit_values(A, layer, unit):

@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.overrides import resolve_name
 
-from .backprop import unit_values
+from .backprop import one_question, unit_values
 from .contract import InputError, check, class_indices, own_grad_mode, run
 from .fixation_rules import RULES, Call, calls, replaced, unknown
 from .layers import capture
@@ -67,10 +67,7 @@ def cnn_fixations(net, x, target=None, layer=None, unit=None):
     """
     net = as_network(net)
     check(net.module, x)
-    if (layer is None) != (unit is None):
-        raise InputError("an inner unit is named by both, layer= and unit=")
-    if not (target is None or unit is None):
-        raise InputError("give a class (target=) or an inner unit (layer= and unit=), not both")
+    one_question(target, layer, unit)
     with own_grad_mode(False):
         if layer is None:
             targets = class_indices(run(net.module, x.clone()), target, net.classes)[:, None]
