@@ -4,12 +4,13 @@ import re
 import statistics
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 import notebooks
-from notebooks import PLACEHOLDER, ROOT, config, notebook
+from notebooks import PLACEHOLDER, ROOT, WRONG_ANSWERS, config, notebook, without_solutions
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
 ids = [path.stem for path in CHAPTERS]
@@ -20,10 +21,22 @@ def cells(path, kind="code"):
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=ids)
-def test_notebook_is_in_step(path):
-    derived = path.with_suffix(".ipynb").read_text()
-    assert derived == notebook(path.read_text()), "run `make notebooks` and commit the result"
-    assert all(not cell.get("outputs") for cell in nbformat.reads(derived, 4).cells)
+def test_notebooks_are_in_step(path):
+    derived, student = path.with_suffix(".ipynb"), ROOT / "notebooks" / "student" / f"{path.stem}.ipynb"
+    assert derived.read_text() == notebook(path.read_text()), "run `make notebooks` and commit the result"
+    assert student.read_text() == notebook(without_solutions(path.read_text())), "run `make notebooks` and commit it"
+    for one in derived, student:
+        assert "wrong answers" not in one.read_text()
+        assert all(not cell.get("outputs") for cell in nbformat.read(one, 4).cells)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=ids)
+def test_student_notebook_has_stubs_and_no_solutions(path):
+    given = (ROOT / "notebooks" / "student" / f"{path.stem}.ipynb").read_text()
+    assert given.count("raise NotImplementedError") == path.read_text().count("raise NotImplementedError") >= 3
+    assert "Solution</summary>" not in given and "Hint</summary>" in given
+    for link in re.findall(r"\]\((\.\./[^)#]*)", given):
+        assert (ROOT / "notebooks" / "student" / link).exists()
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=ids)
@@ -57,30 +70,37 @@ def test_address_is_stamped_once():
     assert config(stamped, PLACEHOLDER) == settings == config(settings, PLACEHOLDER)
 
 
-def solved(path):
-    """The chapter with each stub replaced by the first Python block of the solution that follows it."""
-    book = nbformat.reads(notebook(path.read_text()), 4)
-    stubs = [
-        k
-        for k, cell in enumerate(book.cells)
-        if cell.cell_type == "code" and "raise NotImplementedError" in cell.source
-    ]
-    for stub in stubs:
-        after = "".join(cell.source + "\n" for cell in book.cells[stub:] if cell.cell_type == "markdown")
-        book.cells[stub].source = re.search(r"<summary>Solution</summary>.*?```python\n(.*?)```", after, re.S)[1]
-    return book, len(stubs)
+def answered(path):
+    """The chapter with each stub replaced by its wrong answers, each with the check after it, and then its solution."""
+    book, wrong = jupytext.reads(path.read_text(), fmt="md:myst"), 0
+    stubs = [k for k, cell in enumerate(book.cells) if "raise NotImplementedError" in cell.source]
+    for stub, end in reversed(list(zip(stubs, [*stubs[1:], None], strict=True))):
+        text = "".join(cell.source + "\n" for cell in book.cells[stub:end] if cell.cell_type == "markdown")
+        check = next(cell.source for cell in book.cells[stub + 1 :] if cell.cell_type == "code")
+        book.cells[stub].source = re.search(r"<summary>Solution</summary>.*?```python\n(.*?)```", text, re.S)[1]
+        answers = re.findall(r"```python\n(.*?)```", "".join(WRONG_ANSWERS.findall(text)), re.S)
+        assert len(answers) >= 3, f"the exercise at {check.splitlines()[0]} needs three plausible wrong answers"
+        tagged = {"tags": ["raises-exception"]}
+        book.cells[stub:stub] = [nbformat.v4.new_code_cell(f"{one}\n{check}", metadata=tagged) for one in answers]
+        wrong += len(answers)
+    return book, len(stubs), wrong
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=ids)
-def test_solutions_pass_their_checks(path, monkeypatch):
+def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
     monkeypatch.setenv("XCNN_EXPLORER", "snapshot")
     monkeypatch.setenv("XCNN_STUDY", str(ROOT / "_build" / "study"))  # the records of the book
-    book, stubs = solved(path)
+    book, stubs, wrong = answered(path)
     NotebookClient(book, timeout=600, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
     said = "".join(out.get("text", "") for cell in book.cells for out in cell.get("outputs", []))
     assert stubs >= 3
-    assert [f"Exercise {n}: right." in said for n in range(1, stubs + 1)] == [True] * stubs
+    assert [said.count(f"Exercise {n}: right.") for n in range(1, stubs + 1)] == [1] * stubs
     assert "still open" not in said
+    tried = [cell for cell in book.cells if "raises-exception" in cell.metadata.get("tags", [])]
+    for cell in tried:
+        caught = [(out.ename, out.evalue) for out in cell.outputs if out.output_type == "error"]
+        assert caught and caught[0][0] == "AssertionError" and caught[0][1], f"{caught} for\n{cell.source}"
+    assert len(tried) == wrong
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=ids)

@@ -1,8 +1,9 @@
 """Chapters (.md) -> notebooks (.ipynb), the same bytes every time: `make notebooks`.
 
-Cell ids are a hash of position and source; outputs and widget state are left out. The repository's address, which
-pyproject.toml alone knows, is stamped into the set-up cell and, unless it is still the placeholder, into the book's
-launch buttons.
+Each chapter gives two: the one that the book shows, and one without solutions in notebooks/student/, to assign. Cell
+ids are a hash of position and source; outputs and widget state are left out, and so are the wrong answers that the
+tests try. The repository's address, which pyproject.toml alone knows, is stamped into the set-up cell and, unless it is
+still the placeholder, into the book's launch buttons.
 """
 
 import hashlib
@@ -16,6 +17,8 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = "https://github.com/OWNER/xcnn"
+WRONG_ANSWERS = re.compile(r"<!-- wrong answers\n(.*?)\n-->\n*", re.S)
+SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>\n*", re.S)
 
 
 def repository():
@@ -24,7 +27,7 @@ def repository():
 
 def notebook(text, address=None):
     """The text of a notebook from the text of a chapter."""
-    book = jupytext.reads(text, fmt="md:myst")
+    book = jupytext.reads(WRONG_ANSWERS.sub("", text), fmt="md:myst")
     for position, cell in enumerate(book.cells):
         cell.source = cell.source.replace(PLACEHOLDER, address or repository())
         cell.id = hashlib.sha1(f"{position}\n{cell.source}".encode()).hexdigest()[:12]
@@ -47,9 +50,16 @@ def config(text, address=None):
     return re.sub(r"(# >>> launch buttons.*\n)(?:.*\n)*?(# <<<)", rf"\g<1>{buttons}\g<2>", text)
 
 
+def without_solutions(text):
+    """The text of a chapter without the solutions of its exercises, for a folder one deeper."""
+    return SOLUTION.sub("", text).replace("](../", "](../../")
+
+
 def main(paths):
     for path in map(Path, paths):
-        path.with_suffix(".ipynb").write_text(notebook(path.read_text()))
+        text = path.read_text()
+        path.with_suffix(".ipynb").write_text(notebook(text))
+        (path.parent / "student" / f"{path.stem}.ipynb").write_text(notebook(without_solutions(text)))
     settings = ROOT / "book" / "_config.yml"
     settings.write_text(config(settings.read_text()))
 
