@@ -63,7 +63,7 @@ class Layer(Weighed):
             folded.z = F.batch_norm(self.z, mean, var, scale, shift, eps=eps)
         # made for convolutions; right for a linear layer's (outputs, inputs) as well
         fuse = lambda: fuse_conv_bn_weights(*self.weights(), mean, var, eps, scale, shift)  # noqa: E731
-        folded.weights = lambda: [v.detach() for v in fuse()]
+        folded.weights = functools.cache(lambda: [v.detach() for v in fuse()])
         return folded
 
     def part(self, sign):
@@ -111,10 +111,10 @@ def rule_z_plus(layer, R):
     A unit that has no positive contribution goes by rule 0: otherwise its relevance would be lost.
     """
     P = layer.part(+1)
-    if P.z.min() > 0 or not R[P.z == 0].any():
-        return P.back(R / (P.z + TINY))
-    none = P.z == 0
-    return P.back(torch.where(none, 0, R / (P.z + TINY))) + layer.back(torch.where(none, R / stable(layer.z), 0))
+    s, none = R / (P.z + TINY), (P.z == 0) & (R != 0)
+    if not none.any():
+        return P.back(s)
+    return P.back(torch.where(none, 0, s)) + layer.back(torch.where(none, R / stable(layer.z), 0))
 
 
 def rule_z_box(layer, R, *, low=None, high=None):
