@@ -9,7 +9,7 @@ from browser import chromium
 from check_book import HTML, faults, pages
 
 PAGES = pages()
-EXPLORERS = ["book/intro", *(page for page in PAGES if page.startswith("notebooks/"))]
+EXPLORERS = ["book/intro", "book/gallery", *(page for page in PAGES if page.startswith("notebooks/"))]
 START = 1_500_000  # bytes a page may need before it can be read
 
 
@@ -103,7 +103,7 @@ def test_every_control_changes_the_picture(visit, name):
                 control.focus()
                 control.press("ArrowRight")
             page.wait_for_function(
-                "([i, s]) => i.src !== s && i.complete && i.naturalWidth > 0", arg=[picture.element_handle(), before]
+                "([i, s]) => i.getAttribute('src') !== s && i.complete && i.naturalWidth > 0", arg=[picture.element_handle(), before]
             )
     assert page.faults == []
 
