@@ -2,8 +2,10 @@
 #   make book        install, run every chapter, build the book           make lab        read and run in JupyterLab
 #   make test        everything that must hold                            make notebooks  chapters (.md) -> notebooks (.ipynb)
 #   make models      train the small networks again                       make weights    fetch three real networks once
-#   make bench       cost beside other libraries                          make test-colab the chapters with Colab's versions
+#   make bench       cost beside other libraries                          make test-colab the notebooks alone, with Colab's versions
 #   make study COCO=folder   record the results on real networks and photographs again; goes on where it stopped
+#   make gallery     draw the gallery of real networks again (data/gallery); about ten minutes
+#   make coursework  problem sets with solutions -> what students get
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
@@ -12,7 +14,7 @@ RECORDS := data/results/coco_study.jsonl.gz
 ENGINE := $(wildcard lib/xcnn/*.py data/*.json data/weights/* data/results/*) pyproject.toml
 
 book: $(BIN)/with-book notebooks weights _build/fresh
-	@mkdir -p _build/static/frames
+	@mkdir -p _build/static/frames && cp data/gallery/*.webp _build/static/frames
 	@$(BAKED) $(BIN)/python tools/run_chapters.py
 	$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --quiet
 	@$(BIN)/python tools/check_book.py
@@ -30,6 +32,9 @@ notebooks: $(NOTEBOOKS)
 
 notebooks/%.ipynb: notebooks/%.md tools/notebooks.py pyproject.toml | $(BIN)/with-book
 	$(BIN)/python tools/notebooks.py $<
+
+coursework: $(BIN)/with-coursework
+	$(BIN)/python tools/coursework.py
 
 weights: $(BIN)/with-book
 	@$(BIN)/python tools/weights.py
@@ -49,7 +54,10 @@ study: $(BIN)/with-test weights
 	  --out _build/coco
 	gzip -9 -n -c _build/coco/records.jsonl > $(RECORDS)
 
-test-colab: $(BIN)/with-test notebooks
+gallery: $(BIN)/with-book weights
+	$(BIN)/python tools/gallery.py
+
+test-colab: $(BIN)/with-test
 	$(BIN)/python tools/colab.py
 
 # What a chapter shows depends on the library, its data and the weights found: when they change, run the chapters again.
@@ -60,6 +68,7 @@ _build/fresh: $(ENGINE) .venv/weights.txt
 
 browser:
 	@command -v chromium >/dev/null || test -z "$$CI" || (apt-get update -qq && apt-get install -y -qq chromium)
+	@command -v bwrap >/dev/null || test -z "$$CI" || (apt-get update -qq && apt-get install -y -qq bubblewrap) || echo "no bubblewrap: tests of the locked room are skipped"
 
 $(BIN)/with-book: pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || (echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12" && false)
@@ -67,8 +76,12 @@ $(BIN)/with-book: pyproject.toml
 	$(BIN)/uv pip install -p $(BIN)/python -e '.[book]'
 	@touch $@
 
+$(BIN)/with-coursework: $(BIN)/with-book
+	$(BIN)/uv pip install -p $(BIN)/python -e '.[coursework]'
+	@touch $@
+
 $(BIN)/with-test: $(BIN)/with-book
 	$(BIN)/uv pip install -p $(BIN)/python -e '.[test]'
 	@touch $@
 
-.PHONY: book test lab notebooks weights models bench study test-colab browser
+.PHONY: book test lab notebooks weights models bench study gallery test-colab browser coursework

@@ -103,7 +103,8 @@ def test_every_control_changes_the_picture(visit, name):
                 control.focus()
                 control.press("ArrowRight")
             page.wait_for_function(
-                "([i, s]) => i.getAttribute('src') !== s && i.complete && i.naturalWidth > 0", arg=[picture.element_handle(), before]
+                "([i, s]) => i.getAttribute('src') !== s && i.complete && i.naturalWidth > 0",
+                arg=[picture.element_handle(), before],
             )
     assert page.faults == []
 
