@@ -87,7 +87,7 @@ def linear(call, i, s, inside):
         below = below.maps[0]
     vectors = a.y.flatten(0, -2)  # as a rule there is one
     row, o = i // len(w), i % len(w)
-    C = s[:, None] * w[o] * vectors[row]
+    C = w[o] * (s[:, None] * vectors[row] if len(vectors) > 1 or (s < 0).any() else vectors)
     n, j = _largest(C) if below.y.ndim == 4 and below.y[0, 0].numel() > 1 else (C > 0).nonzero(as_tuple=True)
     yield a, row[n] * vectors.shape[1] + j, torch.ones_like(j)
 
@@ -180,8 +180,10 @@ def scaled(call, i, s, inside):
 
 def _largest(C):
     """The rows of C that are not all 0, and where each is largest."""
-    n = (C != 0).any(1).nonzero()[:, 0]
-    return n, C[n].argmax(1)
+    value, k = C.max(1)
+    n = value != 0
+    n[~n] = (C[~n] != 0).any(1)  # few rows have 0 as their largest
+    return n.nonzero()[:, 0], k[n]
 
 
 RULES = {"same": passed, "relu": passed, "dropout": passed, "moved": moved, "joined": moved, "maximum": pooled,
