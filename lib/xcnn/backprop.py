@@ -6,7 +6,6 @@ Deconvnet and guided backprop are this gradient with another way back through ea
 
 import contextlib
 import operator
-import types
 import warnings
 
 import torch
@@ -41,15 +40,16 @@ def pixel_gradient(net, x, target=None, layer=None, unit=None, rule=None):
 def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     """Gradients of a class score or an inner unit with respect to x, from one forward pass; arguments as in `gradient`.
 
-    :param rules: for each map None, the plain gradient, or the way back through each ReLU: g, y, top -> what goes on
-        from g, which came back to the ReLU's output y; it stops at top (see `tape.ReLURule`)
+    :param rules: for each map None, the plain gradient, or the way back through each ReLU: (g, passed) -> what goes on;
+        g is what came back to the ReLU, passed what its own derivative lets through, a new tensor that may be changed
     :return: list of (N, 3, H, W), a map for each rule
     """
     net = as_network(net)
     check(net.module, x)
     one_question(target, layer, unit)
-    switch = types.SimpleNamespace(rule=None)
-    relus = ReLURule(lambda relu, x, top: _ReLU.apply(x, relu, top, switch))
+    rule = None  # the one at work; each ReLU's hook looks it up
+    hook = lambda passed, g: rule and (rule(g[0], passed[0]),)  # noqa: E731
+    relus = ReLURule(lambda relu, x: watched(relu, x, hook))
     with own_grad_mode(True):
         x = x.detach().clone().requires_grad_()
         with (
@@ -59,7 +59,7 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
             S = run(net.module, x.clone())  # a copy, so that a network may work in place
         a = class_scores(S, target, net.classes) if layer is None else unit_values(seen[0], layer, unit)
         R = []
-        for switch.rule in rules:
+        for rule in rules:  # noqa: B007
             (one,) = torch.autograd.grad(a.sum(), x, retain_graph=len(R) + 1 < len(rules))
             R.append(one)
     if any(rules) and not relus.met:
@@ -67,27 +67,13 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     return R
 
 
-class _ReLU(torch.autograd.Function):
-    """Forward: the ReLU as it is. Backward: by the rule that the switch is set to."""
-
-    @staticmethod
-    def forward(ctx, x, relu, top, switch):
-        y = relu(x)
-        if y is x:  # it worked in place
-            ctx.mark_dirty(x)
-        ctx.top, ctx.switch = top, switch
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx, g):
-        (y,) = ctx.saved_tensors
-        return (ctx.switch.rule or derivative)(g, y, ctx.top), None, None, None
-
-
-def derivative(g, y, top):
-    """A ReLU's own: g where 0 < y < top."""
-    return torch.ops.aten.hardtanh_backward(g, y, 0, top)
+def watched(relu, x, hook):
+    """The ReLU as it is; on the way back its hook sees what passes."""
+    own = x.clone() if x._is_view() else x  # in place on a view, autograd would put other steps behind the ReLU's
+    y = relu(own)
+    if y.grad_fn is not None:
+        y.grad_fn.register_hook(hook)
+    return x.copy_(y) if y is own and own is not x else y
 
 
 def one_question(target, layer, unit):

@@ -5,12 +5,14 @@ and switches are what the gradient uses as well; the rectification is what diffe
 which a ReLU asks the value g on its way back, and not its own input x: g passes where g > 0.
 """
 
+import torch
+
 from .backprop import pixel_gradient
 
 
-def deconv_rule(g, y, top):
-    """The way back through a ReLU: a ReLU of g."""
-    return g.clamp(min=0)
+def deconv_rule(g, passed):
+    """The way back through a ReLU: a ReLU of g, in the memory of what the derivative passed."""
+    return torch.clamp(g, min=0, out=passed)
 
 
 def deconvnet(net, x, target=None, layer=None, unit=None):

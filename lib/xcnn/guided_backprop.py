@@ -4,13 +4,13 @@ Guided backprop is the gradient with respect to pixels, except that each ReLU al
 back (Springenberg et al. 2015). Guided Grad-CAM is its product with Grad-CAM (Selvaraju et al. 2017).
 """
 
-from .backprop import derivative, pixel_gradient
+from .backprop import pixel_gradient
 from .grad_cam import grad_cam
 
 
-def guided_rule(g, y, top):
-    """The way back through a ReLU: its derivative, then a ReLU of g."""
-    return derivative(g, y, top).clamp_(min=0)  # the derivative's result is new, so it may be changed in place
+def guided_rule(g, passed):
+    """The way back through a ReLU: its derivative, then a ReLU of that."""
+    return passed.clamp_(min=0)
 
 
 def guided_backprop(net, x, target=None, layer=None, unit=None):

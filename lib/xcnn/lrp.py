@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.overrides import resolve_name
 
 from .contract import InputError, check, class_scores, own_grad_mode, run
-from .lrp_rules import Layer, Weighed, chooser, rule_0, stable
+from .lrp_rules import Layer, Weighed, chooser, per, rule_0
 from .networks import as_network
 from .operations import KIND, place, tensors
 from .tape import ReLURule, Tape
@@ -116,7 +116,7 @@ class Relevance:
         self.names = {id(part): name for name, part in module.named_modules()}
         self.choose, self.layers = choose, 0
         self.made = {x.grad_fn: []}
-        self.relu = ReLURule(lambda relu, a, _top: unchanged(relu, a))
+        self.relu = ReLURule(unchanged)
 
     def __call__(self, func, args, kwargs):
         given = list(tensors([*args, *kwargs.values()]))
@@ -211,8 +211,8 @@ class Relevance:
             return self.one_to_one(func, args, kwargs, maps)
         with torch.no_grad():
             terms, given = parse(*args, **kwargs)
-            z = stable(terms[0] + terms[1])
-            shares = [(v / z, v.shape) for v, of in zip(terms, given, strict=True) if any(of is a for a in maps)]
+            z = terms[0] + terms[1]
+            shares = [(per(v, z), v.shape) for v, of in zip(terms, given, strict=True) if any(of is a for a in maps)]
         back = lambda R: [(share * R).sum_to_size(shape) for share, shape in shares]  # noqa: E731
         return _Op.apply(lambda *_: func(*args, **kwargs), back, *maps)
 

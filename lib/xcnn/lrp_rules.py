@@ -17,12 +17,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .contract import InputError, nearest
 
-TINY = 1e-9  # only against division by 0
 
-
-def stable(z, epsilon=TINY):
-    """z + epsilon sign(z), where sign(0) = +1."""
-    return z + torch.copysign(z.new_tensor(epsilon), z)
+def per(R, z):
+    """R / z, and 0 where z is 0: there is nothing that R could be handed down to."""
+    return (R / z).nan_to_num_(0, 0, 0)
 
 
 def half(v, sign):
@@ -77,12 +75,13 @@ class Layer(Weighed):
 
 def rule_0(layer, R):
     """R_j = sum_k a_j w_jk / z_k R_k. Bach et al. 2015, eq. 56; Montavon et al. 2019, LRP-0."""
-    return layer.back(R / stable(layer.z))
+    return layer.back(per(R, layer.z))
 
 
 def rule_epsilon(layer, R, *, epsilon=1e-6):
     """R_j = sum_k a_j w_jk / (z_k + epsilon sign z_k) R_k. Bach et al. 2015, eq. 58."""
-    return layer.back(R / stable(layer.z, epsilon))
+    z = layer.z.detach()
+    return layer.back(R / (z + torch.copysign(z.new_tensor(epsilon), z)))
 
 
 def rule_gamma(layer, R, *, gamma=0.25):
@@ -91,7 +90,7 @@ def rule_gamma(layer, R, *, gamma=0.25):
     Montavon et al. 2019, LRP-gamma; for inputs and outputs of both signs Andeol et al. 2021.
     """
     z, P = layer.z, layer.part(+1)
-    s = R / stable(z + gamma * torch.where(z < 0, z - P.z, P.z))
+    s = per(R, z + gamma * torch.where(z < 0, z - P.z, P.z))
     # (a w)- = a w - (a w)+
     return layer.back(torch.where(z < 0, (1 + gamma) * s, s)) + P.back(torch.where(z < 0, -gamma * s, gamma * s))
 
@@ -102,7 +101,7 @@ def rule_alpha_beta(layer, R, *, alpha=2.0, beta=1.0):
     To the letter: a unit whose contributions have one sign only hands down alpha R_k, or -beta R_k.
     """
     P, N = layer.part(+1), layer.part(-1)
-    return alpha * P.back(R / (P.z + TINY)) - beta * N.back(R / (N.z - TINY))
+    return alpha * P.back(per(R, P.z)) - beta * N.back(per(R, N.z))
 
 
 def rule_z_plus(layer, R):
@@ -111,10 +110,11 @@ def rule_z_plus(layer, R):
     A unit that has no positive contribution goes by rule 0: otherwise its relevance would be lost.
     """
     P = layer.part(+1)
-    s, none = R / (P.z + TINY), (P.z == 0) & (R != 0)
-    if not none.any():
+    s = (R / P.z).nan_to_num_(0, math.inf, -math.inf)  # 0 / 0: nothing came, nothing is lost
+    if s.sum().isfinite():
         return P.back(s)
-    return P.back(torch.where(none, 0, s)) + layer.back(torch.where(none, R / stable(layer.z), 0))
+    none = s.isinf()
+    return P.back(s.masked_fill(none, 0)) + layer.back(torch.where(none, per(R, layer.z), 0))
 
 
 def rule_z_box(layer, R, *, low=None, high=None):
@@ -124,7 +124,7 @@ def rule_z_box(layer, R, *, low=None, high=None):
     """
     (a,), (w, b) = layer.a, layer.weights()
     box = Weighed(layer.f, (_like(low, a), half(w, 1)), (_like(high, a), half(w, -1)), b=b)
-    s = R / stable(layer.z - box.z)
+    s = per(R, layer.z - box.z)
     return layer.back(s) - box.back(s)
 
 
@@ -153,7 +153,7 @@ def rule_flat(layer, R):
 
 def _without_input(layer, w, R):
     V = Weighed(layer.f, (torch.ones_like(layer.a[0]), w))
-    return V.back(R / (V.z + TINY))
+    return V.back(per(R, V.z))
 
 
 RULES = {"0": rule_0, "epsilon": rule_epsilon, "gamma": rule_gamma, "alpha_beta": rule_alpha_beta, "z+": rule_z_plus,

@@ -4,8 +4,6 @@
 `ReLURule` is what it does for deconvnet and guided backprop: a ReLU, however it is spelled, gets another way back.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
@@ -23,39 +21,35 @@ class Tape(TorchFunctionMode):
 
 
 def _relu(inplace=False):
-    return 0, math.inf
-
-
-def _relu6(inplace=False):
-    return 0, 6
+    return 0
 
 
 def _hardtanh(min_val=-1.0, max_val=1.0, inplace=False):
-    return min_val, max_val
+    return min_val
 
 
 def _threshold(threshold, value, inplace=False):
-    return value if threshold == 0 else None, math.inf
+    return value if threshold == 0 else None
 
 
 def _clamp(min=None, max=None):
-    return min if max is None else None, math.inf
+    return min if max is None else None
 
 
-# every call that may be a ReLU -> the bounds that it keeps values between, read from its other arguments
-RELUS = dict.fromkeys([F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_], _relu)
-RELUS |= {F.relu6: _relu6} | dict.fromkeys([F.hardtanh, F.hardtanh_], _hardtanh)  # nn.ReLU6 is a hardtanh from 0 to 6
+# every call that may be a ReLU -> the bound below which it lets nothing through, read from its other arguments
+RELUS = dict.fromkeys([F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu6], _relu)
+RELUS |= dict.fromkeys([F.hardtanh, F.hardtanh_], _hardtanh)  # nn.ReLU6 is a hardtanh from 0 to 6
 RELUS |= dict.fromkeys([F.threshold, F.threshold_], _threshold)
 RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp, at.clamp_, at.clip, at.clip_)], _clamp)
 RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp_min, at.clamp_min_)], _clamp)
 
 
 class ReLURule:
-    """For `Tape`: each ReLU goes through `relu_with(relu, x, top)`, everything else runs as it is.
+    """For `Tape`: each ReLU goes through `relu_with(relu, x)`, everything else runs as it is.
 
     A ReLU is any call in `RELUS` that turns negative values into 0: a module, a function, a method, in place or not,
-    also one that stops at 6. top: where it stops, infinity for most. Smooth units (SiLU, GELU, Hardswish, ...) and
-    those with a slope below 0 (leaky ReLU) are none, and keep their derivative. met: how many there were.
+    also one that stops at 6. Smooth units (SiLU, GELU, Hardswish, ...) and those with a slope below 0 (leaky ReLU)
+    are none, and keep their derivative. met: how many there were.
     """
 
     def __init__(self, relu_with):
@@ -65,8 +59,8 @@ class ReLURule:
         if func not in RELUS:
             return func(*args, **kwargs)
         x, *rest = args or [kwargs.pop("input")]
-        bottom, top = RELUS[func](*rest, **kwargs)
+        bottom = RELUS[func](*rest, **kwargs)
         if not isinstance(bottom, int | float) or bottom != 0:
             return func(x, *rest, **kwargs)
         self.met += 1
-        return self.relu_with(lambda x: func(x, *rest, **kwargs), x, top)
+        return self.relu_with(lambda x: func(x, *rest, **kwargs), x)
