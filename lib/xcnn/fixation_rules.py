@@ -126,7 +126,7 @@ def batch_norm(call, i, s, inside):
         return a, torch.ones(a.y.shape[1]) if weight is None else weight
 
     a, weight = parse(*call.args, **call.kwargs)
-    yield a, i, torch.where((weight < 0)[torch.unravel_index(i, a.y.shape[1:])[0]], -s, s)
+    yield a, i, torch.where((weight < 0)[i // a.y[0, 0].numel()], -s, s)
 
 
 def pooled(call, i, s, inside):

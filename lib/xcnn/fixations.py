@@ -69,12 +69,14 @@ def cnn_fixations(net, x, target=None, layer=None, unit=None):
     check(net.module, x)
     one_question(target, layer, unit)
     with own_grad_mode(False):
-        if layer is None:
-            targets = class_indices(run(net.module, x.clone()), target, net.classes)[:, None]
         values = []
         for k, one in enumerate(x.detach().split(1)):
             record = Record(net.module, one.clone(), layer)
-            start = targets[k] if layer is None else _unit_index(record.end.y, layer, unit)
+            if layer is None:
+                S = record.end.y.expand(len(x), -1)
+                start = class_indices(S, target, net.classes)[k : k + 1]
+            else:
+                start = _unit_index(record.end.y, layer, unit)
             units, shapes, found = record.unravel(start)
             values.append(Fixations(found[crowded(found, *x.shape[2:])], found, units, shapes))
         R = torch.stack([density(one.points, *x.shape[2:]) for one in values])[:, None].to(x)
@@ -149,9 +151,8 @@ class Record:
             if not len(i):
                 continue
             name = call.place[0]
-            while name:  # what a layer runs last is its output, and that of the block it closes
-                units.setdefault(name, torch.stack(torch.unravel_index(i.unique(), call.y.shape[1:]), 1))
-                shapes.setdefault(name, tuple(call.y.shape[1:]))
+            while name and name not in units:  # what a layer runs last is its output, and that of the block it closes
+                units[name], shapes[name] = i, tuple(call.y.shape[1:])
                 name = name.rpartition(".")[0]
             try:
                 for some in zip(i.split(256), s.split(256), strict=True):  # not all at once: memory stays small
@@ -159,6 +160,7 @@ class Record:
                         reached.setdefault(a, []).append(torch.where(sign < 0, ~j, j))
             except NotImplementedError as error:
                 self.refuse(f"{resolve_name(call.func) or call.func.__name__}{error}", call.place)
+        units = {name: torch.stack(torch.unravel_index(i.unique(), shapes[name]), 1) for name, i in units.items()}
         pixels, _ = _signed(torch.cat(reached.get(self.calls[0], [start[:0]])))
         return units, shapes, torch.stack(torch.unravel_index(pixels, self.calls[0].y.shape[1:])[1:], 1).unique(dim=0)
 
