@@ -1,5 +1,7 @@
 """The part of a network above one of its layers, as a function of that layer's maps."""
 
+import weakref
+
 import torch
 
 from .contract import own_grad_mode, run
@@ -12,7 +14,8 @@ class Remainder:
 
     The network runs once, for one image, and what each call returned is remembered. From then on the calls that came
     before the layer was done are answered from memory; the layer puts out the given A; the calls above it are made.
-    So it works for any network in which what is called does not depend on what the image shows.
+    So it works for any network in which what is called does not depend on what the image shows. Of tensors that are
+    gone when the layer is done, and so cannot be used above it, only the shape is remembered.
 
     x: (1, 3, H, W). layer: its name. A: (1, C, h, w), what the layer puts out for x. S: (1, K), the scores of x.
     """
@@ -24,11 +27,15 @@ class Remainder:
         def remember(func, args, kwargs):
             result = func(*args, **kwargs)
             if self.below is None:
-                self.memory.append(result.clone() if isinstance(result, torch.Tensor) else result)
+                tensor = isinstance(result, torch.Tensor)
+                blank = result.new_zeros(()).expand(result.shape) if tensor else result
+                self.memory.append((blank, weakref.ref(result) if tensor else lambda: None))
             return result
 
         def done(_module, _inputs, A):
-            self.below = len(self.memory)
+            if self.below is None:  # from here on nothing is remembered, these copies neither
+                self.below = len(self.memory)
+                self.memory = [blank if alive() is None else alive().clone() for blank, alive in self.memory]
             self.A = A.clone()
 
         with own_grad_mode(False), self.layer.register_forward_hook(done), Tape(remember):
