@@ -1,27 +1,35 @@
-"""A headless Chromium for the tests that look at pages as a reader does."""
+"""A headless Chromium, and a folder behind an address, for the tests that look at pages as a reader does."""
 
 import contextlib
+import functools
+import http.server
 import os
-import shutil
+import threading
 
+import headless
 import pytest
-
-ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-ARGS += ["--disable-background-networking", "--disable-component-update"]  # it must ask for nothing but the page
 
 
 @contextlib.contextmanager
 def chromium():
     """Yield a Playwright Browser. Without Chromium the test is skipped, but fails where `CI` is set."""
-    path = shutil.which("chromium")
-    if path is None:
+    if headless.program() is None:
         leave = pytest.fail if os.environ.get("CI") else pytest.skip
         leave("no browser: install it with `apt-get install chromium`")
-    from playwright.sync_api import sync_playwright
+    with headless.chromium() as browser:
+        yield browser
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
-        try:
-            yield browser
-        finally:
-            browser.close()
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Yield the address on this machine at which the files of a folder can be read."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
