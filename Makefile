@@ -2,10 +2,12 @@
 #   make book        install, run every chapter, build the book           make lab        read and run in JupyterLab
 #   make test        everything that must hold                            make notebooks  chapters (.md) -> notebooks (.ipynb)
 #   make models      train the small networks again                       make weights    fetch three real networks once
-#   make bench       cost beside other libraries                          make test-colab the notebooks alone, with Colab's versions
+#   make bench       cost and answers beside peers                        make test-colab the notebooks alone, with Colab's versions
 #   make study COCO=folder   record the results on real networks and photographs again; goes on where it stopped
 #   make gallery     draw the gallery of real networks again (data/gallery); about ten minutes
 #   make coursework  problem sets with solutions -> what students get
+#   make pdf         the book on paper, to hand out: _build/pdf/xcnn.pdf
+#   make links       ask every address outside the book whether it still answers
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
@@ -42,12 +44,13 @@ weights: $(BIN)/with-book
 models: $(BIN)/with-book
 	$(BIN)/python tools/train.py
 
-bench: $(BIN)/with-test
+bench: $(BIN)/with-bench
 	$(BIN)/python -m pytest tests/bench -s
 
 study: $(BIN)/with-test weights
 	@test -d "$(COCO)/annotations" || (echo "Name a COCO folder: make study COCO=folder" && false)
 	$(BIN)/python tools/study_shap_cam.py $(COCO)
+	$(BIN)/python tools/study_fixations.py $(COCO)
 	@mkdir -p _build/coco && test ! -f $(RECORDS) -o -f _build/coco/records.jsonl || gzip -dc $(RECORDS) > _build/coco/records.jsonl
 	$(BIN)/python -m xcnn study $(COCO) --images 1000 --largest --networks squeezenet1_1,mobilenet_v2,resnet18 \
 	  --methods gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations \
@@ -56,6 +59,13 @@ study: $(BIN)/with-test weights
 
 gallery: $(BIN)/with-book weights
 	$(BIN)/python tools/gallery.py
+
+pdf: $(BIN)/with-pdf book
+	@$(BIN)/python tools/pdf.py
+	@echo "The printed book is at _build/pdf/xcnn.pdf"
+
+links: $(BIN)/with-book
+	@$(BIN)/python tools/links.py
 
 test-colab: $(BIN)/with-test
 	$(BIN)/python tools/colab.py
@@ -80,8 +90,16 @@ $(BIN)/with-coursework: $(BIN)/with-book
 	$(BIN)/uv pip install -p $(BIN)/python -e '.[coursework]'
 	@touch $@
 
+$(BIN)/with-pdf: $(BIN)/with-book
+	$(BIN)/uv pip install -p $(BIN)/python -e '.[pdf]'
+	@touch $@
+
 $(BIN)/with-test: $(BIN)/with-book
 	$(BIN)/uv pip install -p $(BIN)/python -e '.[test]'
 	@touch $@
 
-.PHONY: book test lab notebooks weights models bench study gallery test-colab browser coursework
+$(BIN)/with-bench: $(BIN)/with-test
+	$(BIN)/uv pip install -p $(BIN)/python -e '.[bench]'
+	@touch $@
+
+.PHONY: book test lab notebooks weights models bench study gallery pdf links test-colab browser coursework

@@ -6,8 +6,9 @@ import statistics
 import pytest
 import xcnn
 from conftest import ROOT
+from study_fixations import rows
 from study_shap_cam import case
-from xcnn import photos, report
+from xcnn import coco, photos, report
 from xcnn.networks import REAL as NETWORKS
 from xcnn.study import KEY, cases, records
 
@@ -52,3 +53,15 @@ def test_a_recorded_picture_comes_out_again(real):
     for made in records(some, "squeezenet1_1", 224, ["gradient", "grad_cam", "lrp"]):
         (kept,) = frame[(frame[list(KEY)] == [made[key] for key in KEY]).all(axis=1)].to_dict("records")
         assert made["P"] == pytest.approx(kept["P"], rel=0.02) and made["area"] == pytest.approx(kept["area"])
+
+
+def test_a_recorded_share_of_points_comes_out_again(real, monkeypatch):
+    recorded = json.loads((ROOT / "data" / "results" / "fixations.json").read_text())
+    assert list(recorded) == list(NETWORKS) and min(map(len, recorded.values())) >= 40
+    kinds = {"zebra": coco.class_map()["zebra"]}
+    monkeypatch.setattr(coco, "class_map", lambda: kinds)
+    again = list(rows(xcnn.load("resnet18"), coco.Folder(real / "coco")))
+    zebras = [row for row in recorded["resnet18"] if row["category"] == "zebra"]
+    assert [row["image"] for row in again] == [row["image"] for row in zebras] and len(zebras) > 1
+    for made, kept in zip(again, zebras, strict=True):
+        assert made["share"] == pytest.approx(kept["share"], abs=0.1) and made["chance"] == kept["chance"]
