@@ -7,6 +7,7 @@ import torch
 import torchvision.models as zoo
 import xcnn
 from conftest import SMALL
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 TARGETS = [1, 4, 7]
@@ -44,3 +45,9 @@ def assert_near(R, oracle, tolerance=1e-6):
     assert oracle.abs().max() > 0, "a dead oracle proves nothing"
     assert R.shape == oracle.shape
     assert (R - oracle).abs().max() <= tolerance * oracle.abs().max()
+
+
+def examples(n):
+    """Settings of a property: n examples, the same in each run. With `--hypothesis-profile long` 20 n, always new."""
+    times = settings().max_examples // 100
+    return settings(deadline=None, max_examples=n * times, derandomize=times == 1, suppress_health_check=HealthCheck)

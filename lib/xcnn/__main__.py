@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -25,14 +26,14 @@ def explain(args):
     except OSError as error:
         reason = error.strerror or "not an image that Pillow can read"
         raise InputError(f"cannot open {args.image}: {reason}") from error
-    except (Image.DecompressionBombError, ValueError, SyntaxError) as error:
+    except Exception as error:  # a decoder raises all sorts of things where a file is broken
         raise InputError(f"cannot open {args.image}: {error}") from error
     net = load(args.network)
     x = net.preprocess(image)
     for index, name, p in net.top(x)[0]:
         print(f"{p:6.1%}  {name} ({index})")
     target = args.target
-    if target is not None and target.lstrip("-").isdecimal():
+    if target is not None and re.fullmatch(r"-?\d{1,9}", target):
         target = int(target)
     method = METHODS[args.method]
     options = {name: given for name in ("layer", "unit") if (given := getattr(args, name)) is not None}
@@ -79,6 +80,17 @@ def run_study(args):
     print("wrote", *report.graphs(frame, out), out / "table.csv", out / "records.jsonl")
 
 
+def at_least(least):
+    """Whole numbers from there on."""
+
+    def number(text):
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
+        return int(text)
+
+    return number
+
+
 def names(text):
     """'a,b' as a list."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -117,18 +129,18 @@ def main(argv=None):
     many = commands.add_parser("study", help="measure where the energy of all methods lies; goes on where it stopped")
     many.add_argument("source", nargs="?", default="scenes", help="'scenes' (default) or a COCO folder")
     many.add_argument("--classes", type=names, help="A,B,...; default: six of the scenes', all of a folder's")
-    many.add_argument("--images", type=int, default=30, help="at most so many of each class (default 30)")
+    many.add_argument("--images", type=at_least(1), default=30, help="at most so many of each class (default 30)")
     many.add_argument("--largest", action="store_true", help="ask each image of a folder for its largest object only")
     many.add_argument("--networks", type=names, default=list(SMALL), help="A,B,...; default: the four small ones")
     many.add_argument("--sizes", type=sides, default=["original", "224"], help="default: original,224")
     many.add_argument("--methods", type=names, help="A,B,...; default: all: " + ", ".join(METHODS))
-    many.add_argument("--seed", type=int, default=0, help="of the first scene")
+    many.add_argument("--seed", type=at_least(0), default=0, help="of the first scene")
     many.add_argument("--out", default="study", help="folder for records, table and graphs (default: study)")
     many.add_argument("--dask", metavar="ADDRESS", help="share the work with the workers of this Dask scheduler")
     many.set_defaults(run=run_study)
     two = commands.add_parser("scenes", help="write scenes with exact masks as a COCO folder")
     two.add_argument("folder")
-    two.add_argument("-n", type=int, default=100, help="how many (default 100)")
+    two.add_argument("-n", type=at_least(1), default=100, help="how many (default 100)")
     two.add_argument("--seed", type=int, default=0, help="seed of the first")
     two.set_defaults(run=make_scenes)
     args = parser.parse_args(argv)
@@ -141,4 +153,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     sys.exit(main())

@@ -53,7 +53,7 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     with own_grad_mode(True):
         x = x.detach().clone().requires_grad_()
         with (
-            capture(net.module, layer, cut=False) if layer else contextlib.nullcontext() as seen,
+            capture(net.module, layer, cut=False) if layer is not None else contextlib.nullcontext() as seen,
             Tape(relus) if any(rules) else contextlib.nullcontext(),
         ):
             S = run(net.module, x.clone())  # a copy, so that a network may work in place

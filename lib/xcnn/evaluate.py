@@ -28,7 +28,7 @@ def energy_concentration(R, mask, dilate=0.2):
 
 
 def dilated(mask, fraction):
-    """The mask and all pixels up to the distance at which its area has grown by this fraction. (H, W) bool."""
+    """The mask (H, W) bool, and all pixels up to the distance at which its area has grown by this fraction."""
     wanted = int(np.ceil(mask.sum() * (1 + fraction) - 1e-9))
     if not mask.any() or wanted == mask.sum():
         return mask.copy()
@@ -39,20 +39,25 @@ def dilated(mask, fraction):
 
 
 def chance(mask, dilate=0.2):
-    """What a map gets that knows nothing: the share of the picture that the grown mask covers, (N,) float64.
+    """What a map gets that knows nothing: the share of the picture that the grown mask covers.
 
-    :param mask, dilate: as in `energy_concentration`, the mask (N, H, W)
+    :param mask: (N, H, W) bool
+    :param dilate: as in `energy_concentration`
+    :return: (N,) float64
     """
     return torch.tensor([dilated(m, dilate).mean() for m in torch.as_tensor(mask).numpy()], dtype=torch.float64)
 
 
 def pointing_game(R, mask, tolerance=15):
-    """Is the largest value of the map on the object, or at most `tolerance` pixels away? (N,) bool.
+    """Is the largest value of the map on the object, or at most `tolerance` pixels away?
 
     Source: Zhang et al. 2018, arXiv 1608.00507, section 4.1 (15 pixels). Channels are summed first. A map of one value
     has no largest, and misses.
 
-    :param R: (N, C, H, W); mask: (N, H, W) or (H, W) bool
+    :param R: (N, C, H, W) map
+    :param mask: (N, H, W) or (H, W) bool
+    :param tolerance: in pixels
+    :return: (N,) bool
     :raises InputError: shapes that do not match
     """
     R, masks = _fitting(R, mask)
@@ -64,13 +69,15 @@ def pointing_game(R, mask, tolerance=15):
 
 
 def box_iou(R, mask, threshold=0.15):
-    """Localisation: overlap of two boxes, intersection over union, (N,) float64 in [0, 1].
+    """Localisation: overlap of two boxes, intersection over union.
 
     One box is around the mask. The other is around the largest connected part of the map that is above this fraction
     of its maximum (Zhou et al. 2016, arXiv 1512.04150, section 3.2, with 0.2; Selvaraju et al. 2017 with 0.15).
 
-    :param R: (N, C, H, W), summed over channels; mask: (N, H, W) or (H, W) bool
-    :return: 0 where the map has no positive value, NaN where the mask is empty
+    :param R: (N, C, H, W), summed over channels
+    :param mask: (N, H, W) or (H, W) bool
+    :param threshold: the fraction
+    :return: (N,) float64 in [0, 1]; 0 where the map has no positive value, NaN where the mask is empty
     :raises InputError: shapes that do not match
     """
     R, masks = _fitting(R, mask)

@@ -24,9 +24,11 @@ from .tape import Tape
 class Fixations:
     """Where one image was looked at, and how that was found. Points are rows (y, x), each once.
 
-    points: (n, 2), outliers removed. found: (m, 2), all. units: name of a layer -> the units of its output that were
-    followed, rows (channel, y, x), or (channel,) of a vector, in the order of the way down. shapes: name -> the shape
-    of that output, (C, h, w) or (C,).
+    :param points: (n, 2), outliers removed
+    :param found: (m, 2), all
+    :param units: name of a layer -> the units of its output that were followed, rows (channel, y, x), or (channel,) of
+        a vector, in the order of the way down
+    :param shapes: name of a layer -> the shape of that output, (C, h, w) or (C,)
     """
 
     points: torch.Tensor
@@ -60,9 +62,9 @@ def cnn_fixations(net, x, target=None, layer=None, unit=None):
     :param net: `Network` or nn.Module, in eval mode
     :param x: (N, 3, H, W) float
     :param target: class index or name, one per image, or None for each image's top class
-    :param layer, unit: instead of a target, an inner unit, as in `backprop.gradient`
-    :return: (N, 1, H, W), >= 0: a Gaussian per point (see `density`), so that a map sums to its number of points; its
-        attribute `values` holds the `Fixations` of each image
+    :param layer, unit: instead of a target, an inner unit, as in `gradient`
+    :return: (N, 1, H, W), >= 0: a Gaussian per point (see `fixations.density`), so that a map sums to its number of
+        points; its attribute `values` holds the `Fixations` of each image
     :raises InputError: see `contract.check`; unknown layer or unit; an operation that has no rule, with its place
     """
     net = as_network(net)
@@ -85,13 +87,22 @@ def cnn_fixations(net, x, target=None, layer=None, unit=None):
 
 
 def crowded(points, H, W, share=0.05, radius=0.1):
-    """Which points (n, 2) are no outliers: more than this share of all lie within radius x diagonal. (n,) bool."""
+    """Which points (n, 2) of a picture H x W are no outliers.
+
+    :param share: of all points: a point is kept where more than these lie near it
+    :param radius: how far near reaches, as a share of the picture's diagonal
+    :return: (n,) bool
+    """
     distance = (points[:, None] - points).double().norm(dim=2)
     return (distance < radius * (H**2 + W**2) ** 0.5).sum(1) > share * len(points)
 
 
 def density(points, H, W, sigma=20 / 224):
-    """A Gaussian per point, sigma times the shorter side wide, mirrored at the edges: each has mass 1. (H, W)."""
+    """A Gaussian for each of the points (n, 2) of a picture H x W, mirrored at the edges, of mass 1.
+
+    :param sigma: its standard deviation, as a share of the picture's shorter side
+    :return: (H, W) float64
+    """
     count = torch.zeros(H, W, dtype=torch.float64)
     count[tuple(points.T.cpu())] = 1
     return torch.from_numpy(gaussian_filter(count.numpy(), sigma * min(H, W), mode="reflect"))
@@ -109,9 +120,10 @@ class Record:
         with own_grad_mode(True):  # no gradient is taken: autograd only tells which tensors come from the image
             x = x.clone().requires_grad_().clone()
             self.keep(x)
-            with Tape(self), capture(module, layer, cut=False) if layer else contextlib.nullcontext([]) as seen:
+            watched = contextlib.nullcontext() if layer is None else capture(module, layer, cut=False)
+            with Tape(self), watched as seen:
                 S = run(module, x)
-            self.end = self.call_of(seen[0] if layer else S)
+            self.end = self.call_of(S if layer is None else seen[0])
         if self.end is None:
             raise InputError("what is to be explained does not depend on the image")
 

@@ -1,6 +1,7 @@
 """The layers of a network: finding one by name, taking what it puts out, and choosing those worth offering."""
 
 import contextlib
+import threading
 
 import torch
 
@@ -17,6 +18,23 @@ def find_layer(module, layer):
     if layer not in parts:
         raise InputError(f"no layer {layer!r} in this network; {nearest(layer, parts)}")
     return parts[layer]
+
+
+@contextlib.contextmanager
+def hooked(hooks):
+    """While inside, each module of `hooks`, pairs of (module, forward hook), has its hook: for this thread alone.
+
+    Others may be explaining the same network at this moment.
+    """
+    ours = threading.get_ident()
+
+    def here(hook):
+        return lambda *call: hook(*call) if threading.get_ident() == ours else None
+
+    with contextlib.ExitStack() as stack:
+        for part, hook in hooks:
+            stack.enter_context(part.register_forward_hook(here(hook)))
+        yield
 
 
 @contextlib.contextmanager
@@ -44,11 +62,8 @@ def capture(module, layer, cut=True):
         seen[:] = [output.detach().clone().requires_grad_() if cut else output.clone()]
         return seen[0].clone()
 
-    handle = find_layer(module, layer).register_forward_hook(take)
-    try:
+    with hooked([(find_layer(module, layer), take)]):
         yield seen
-    finally:
-        handle.remove()
     if not seen:
         raise InputError(f"layer {layer!r} does not run when this network classifies an image; choose another layer")
 
@@ -73,13 +88,8 @@ def spatial_layers(module, x):
 
         return hook
 
-    handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
-    try:
-        with torch.no_grad():
-            run(module, x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked([(part, note(name)) for name, part in module.named_modules() if name]), torch.no_grad():
+        run(module, x)
 
     def sizes(block):
         inside = [(before, after[1:]) for name, before, after, _ in ran if f"{name}.".startswith(f"{block}.")]

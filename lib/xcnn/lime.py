@@ -21,9 +21,13 @@ HIDDEN, SCORES = ("mean", "grey", "black"), ("probability", "logit")
 class Surrogate:
     """The linear model of one image, f ~ b + z w, and what it was fitted to.
 
-    segments: (H, W) int, each pixel's superpixel, 0 to n - 1. w: (n,) weights. b: intercept. r2: the share of the
-    score's weighted variance that it explains, NaN where the score never changes. z: (samples, n) bool, what was shown;
-    the first row shows all. f: (samples,) the network's scores. pi: (samples,) the weight of each sample, 0 to 1.
+    :param segments: (H, W) int, each pixel's superpixel, 0 to n - 1
+    :param w: (n,) weights
+    :param b: intercept
+    :param r2: the share of the score's weighted variance that it explains, NaN where the score never changes
+    :param z: (samples, n) bool, what was shown; the first row shows all
+    :param f: (samples,) the network's scores
+    :param pi: (samples,) the weight of each sample, 0 to 1
     """
 
     segments: np.ndarray

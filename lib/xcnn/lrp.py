@@ -21,8 +21,8 @@ from .tape import ReLURule, Tape
 def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
     """Relevance R of every pixel: how much of the class score S_c came from it.
 
-    Source: Bach et al. 2015, doi 10.1371/journal.pone.0130140; rules and composites: Montavon et al. 2019,
-    doi 10.1007/978-3-030-28954-6_10. Each rule's equation stands in `lrp_rules`.
+    Source: Bach et al. 2015, doi 10.1371/journal.pone.0130140, eq. 56 to 60; composites: Montavon et al. 2019,
+    doi 10.1007/978-3-030-28954-6_10. Each rule's own equation stands in `lrp_rules`.
 
     | rule         | parameters      | which layers                                                      |
     |--------------|-----------------|-------------------------------------------------------------------|
@@ -43,10 +43,10 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
     | "epsilon_gamma_box"         | zB          | gamma        | epsilon       |
     | "deep_taylor"               | zB          | z+           | z+            |
 
-    Without biases sum R = S_c (up to what epsilon absorbs, and see `rule_alpha_beta`). A bias takes its share with it.
-    Sums share in proportion to their terms and averages to their inputs, max pooling gives all to the winner, ReLU
-    and factors pass R on. Batch norm is folded into the layers before it; on its own it is a layer of one weight per
-    channel, with the rule of convolutions. What happens to the pixels before the first layer passes R on.
+    Without biases sum R = S_c (up to what epsilon absorbs, and see `lrp_rules.rule_alpha_beta`). A bias takes its
+    share with it. Sums share in proportion to their terms and averages to their inputs, max pooling gives all to the
+    winner, ReLU and factors pass R on. Batch norm is folded into the layers before it; on its own it is a layer of one
+    weight per channel, with the rule of convolutions. What happens to the pixels before the first layer passes R on.
 
     :param net: `Network` or nn.Module, in eval mode, made of linear and convolutional layers, ReLU, pooling, batch
         norm, dropout, sums, concatenations, and what moves values about
@@ -55,6 +55,7 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
     :param rule: one of the names above, or a function (kind, index, name) -> name or (name, {parameter: value});
         kind is "conv", "linear" or "norm" (batch norm on its own), index counts the conv and linear layers as they
         run (norm: the layer that comes next), name is the submodule's
+    :param parameters: of the rules, as the table names them
     :return: (N, 3, H, W), same dtype as x, signed
     :raises InputError: see `contract.check`; unknown rule or parameter; an operation that has no rule, with its place
     """
@@ -77,7 +78,7 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
 def deep_taylor(net, x, target=None):
     """Deep Taylor decomposition: LRP with z+ in every layer and zB at the pixels, each a Taylor expansion of a neuron.
 
-    Source: Montavon et al. 2017, arXiv 1512.02479. Arguments, shape and errors as in `lrp`.
+    Source: Montavon et al. 2017, arXiv 1512.02479, z+-rule and zB-rule. Arguments, shape and errors as in `lrp`.
     """
     return lrp(net, x, target, "deep_taylor")
 

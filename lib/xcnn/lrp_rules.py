@@ -1,7 +1,7 @@
 """The rules of layer-wise relevance propagation for one layer, z_k = sum_j a_j w_jk + b_k.
 
-A rule takes a layer and the relevance R_k of its outputs, and returns that of its inputs. Each output hands down its
-relevance in proportion to what each input contributed to it; the rules differ in what counts as a contribution.
+A rule takes a layer and R, the relevance R_k of its outputs, and returns that of its inputs. Each output hands down
+its relevance in proportion to what each input contributed to it; the rules differ in what counts as a contribution.
 Bach et al. 2015: doi 10.1371/journal.pone.0130140. Montavon et al. 2017: arXiv 1512.02479. Montavon et al. 2019:
 doi 10.1007/978-3-030-28954-6_10.
 """

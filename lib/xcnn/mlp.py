@@ -14,10 +14,12 @@ def sigmoid(z):
 
 
 def tanh(z):
+    """The hyperbolic tangent of z, from -1 to 1."""
     return np.tanh(z)
 
 
 def relu(z):
+    """z where z > 0, else 0."""
     return np.maximum(z, 0)
 
 
@@ -40,9 +42,11 @@ def fitting(T, y):
 class MLP:
     """A network of fully connected layers, all with the same unit f; its loss E is the mean of |a(L) - t|^2 / 2.
 
-    sizes: number of units per layer, the input first, for example (64, 30, 10).
-    f: sigmoid, tanh or relu.  seed: of the random start.
     W[l]: (sizes[l + 1], sizes[l]).  b[l]: (sizes[l + 1],).  Python counts from 0: W[0] belongs to layer 1.
+
+    :param sizes: number of units per layer, the input first, for example (64, 30, 10)
+    :param f: sigmoid, tanh or relu
+    :param seed: of the random start
     """
 
     def __init__(self, sizes, f=sigmoid, seed=0):
@@ -56,7 +60,7 @@ class MLP:
         self.b = [np.zeros(m) for m in sizes[1:]]
 
     def forward(self, X):
-        """All z and all a of a batch (N, sizes[0]); row n of each belongs to example n."""
+        """All z and all a of a batch X, (N, sizes[0]); row n of each belongs to example n."""
         z, a = [], [np.asarray(X, float)]
         if a[0].ndim != 2 or a[0].shape[1] != self.W[0].shape[1]:
             raise InputError(f"X must be (N, {self.W[0].shape[1]}), got {a[0].shape}")
@@ -70,16 +74,18 @@ class MLP:
         return self.forward(X)[1][-1]
 
     def loss(self, X, T):
+        """E, a float, for examples X (N, sizes[0]) and targets T (N, sizes[-1])."""
         y = self(X)
         return ((y - fitting(T, y)) ** 2).sum(1).mean() / 2
 
     def backprop(self, X, T):
-        """The gradient of the loss: dW and db, lists shaped like W and b.
+        """The gradient of the loss.
 
         Source: Rumelhart, Hinton, Williams 1986, doi 10.1038/323533a0; the four equations as chapter 2 numbers them.
 
         :param X: (N, sizes[0]) examples
         :param T: (N, sizes[-1]) targets
+        :return: dW and db, lists shaped like W and b
         :raises InputError: shapes that do not fit
         """
         z, a = self.forward(X)
@@ -99,6 +105,10 @@ class MLP:
 
         :param X: (N, sizes[0]) examples
         :param T: (N, sizes[-1]) targets
+        :param rate: length of a step, as a factor of the gradient
+        :param epochs: how many times all examples are seen
+        :param batch: examples per step
+        :param seed: of the order
         :raises InputError: shapes that do not fit, an empty batch
         """
         X, T = np.asarray(X, float), fitting(T, self(X))

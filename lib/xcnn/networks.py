@@ -3,6 +3,7 @@
 import functools
 import os
 import pickle
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 SMALL = tuple(small_networks.BUILD)
 REAL = ("squeezenet1_1", "mobilenet_v2", "resnet18")  # the three that `make weights` fetches
 DEFAULT_SIZE = object()
+LONGEST = 200  # times its shorter side: what is resized keeps its shape, and has to fit into memory
 
 
 def data_folder():
@@ -35,8 +37,11 @@ def data_folder():
 class Network:
     """A classifier, what its classes are called, and how it wants its pictures.
 
-    module: nn.Module in eval mode, (N, 3, H, W) -> (N, K). classes: list of K names, empty where unknown.
-    size: side in pixels of the images it was trained on. mean, std: normalisation of each colour channel.
+    :param module: nn.Module in eval mode, (N, 3, H, W) -> (N, K)
+    :param name: what messages and tables call it
+    :param classes: list of K names, empty where unknown
+    :param size: side in pixels of the images it was trained on
+    :param mean, std: normalisation of each colour channel
     """
 
     module: nn.Module
@@ -72,22 +77,24 @@ class Network:
         rgb = to_rgb(image)
         size = self.size if size is DEFAULT_SIZE else size
         if size is not None:
+            if max(rgb.size) > LONGEST * min(rgb.size):
+                raise InputError(f"a picture of {rgb.width} x {rgb.height} is too long to be resized; cut it first")
             rgb = TF.center_crop(TF.resize(rgb, size, antialias=True), size)
         return TF.normalize(TF.to_tensor(rgb), self.mean, self.std)[None]
 
     def picture(self, x):
-        """The way back from `preprocess`: (N, 3, H, W) -> (N, H, W, 3) array in [0, 1], to be shown."""
+        """The way back from `preprocess`: x (N, 3, H, W) -> (N, H, W, 3) array in [0, 1], to be shown."""
         mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (x.detach() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
     def predict(self, x):
-        """Class probabilities (N, K) of a batch (N, 3, H, W)."""
+        """Class probabilities (N, K) of a batch x, (N, 3, H, W)."""
         check(self.module, x)
         with own_grad_mode(False):
             return run(self.module, x).softmax(1)
 
     def top(self, x, k=5):
-        """The k likeliest classes of each image: N lists of (index, name, probability)."""
+        """The k likeliest classes of each image of x: N lists of (index, name, probability)."""
         p, index = self.predict(x).topk(k)
         name = lambda c: self.classes[c] if len(self.classes) else f"class {c}"  # noqa: E731
         return [
@@ -140,6 +147,20 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
+def one_at_a_time(cached):
+    """A cached function that a second thread enters when the first is done: it then finds the first one's result."""
+    lock = threading.Lock()
+
+    @functools.wraps(cached)
+    def locked(*args, **options):
+        with lock:
+            return cached(*args, **options)
+
+    locked.cache_clear = cached.cache_clear
+    return locked
+
+
+@one_at_a_time
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # weights made in the caller's inference mode could never have a gradient
 def load(name):

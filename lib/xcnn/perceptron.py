@@ -15,14 +15,15 @@ class Perceptron:
 
     Source: Rosenblatt 1958, doi 10.1037/h0042519; the threshold is written as a bias.
 
-    w: (n,) weights. b: float.
+    :param w: (n,) weights
+    :param b: float
     """
 
     def __init__(self, w, b=0.0):
         self.w, self.b = np.array(w, float), float(b)
 
     def __call__(self, X):
-        """The decisions, 0 or 1, for one example (n,) or for many (N, n)."""
+        """The decisions, 0 or 1, for one example X, (n,), or for many, (N, n)."""
         return step(np.asarray(X) @ self.w + self.b)
 
     def learn(self, X, t, rate=1.0, epochs=100):
@@ -33,6 +34,8 @@ class Perceptron:
 
         :param X: (N, n) examples
         :param t: (N,) targets, 0 or 1
+        :param rate: how far each mistake moves w and b
+        :param epochs: rounds, at most
         :raises InputError: shapes that do not fit, targets that are not 0 or 1
         """
         X, t = np.asarray(X, float), np.asarray(t)

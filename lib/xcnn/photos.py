@@ -9,9 +9,10 @@ NAMES = ("cat and coffee", "cat", "coffee", "rocket", "temple")
 
 
 def load(name):
-    """A photograph as a PIL RGB image.
+    """A photograph.
 
     :param name: one of `NAMES`; "cat and coffee" is two photographs in one, composed here
+    :return: PIL RGB image
     :raises InputError: unknown name
     """
     from skimage import data

@@ -5,7 +5,7 @@ import weakref
 import torch
 
 from .contract import own_grad_mode, run
-from .layers import find_layer
+from .layers import find_layer, hooked
 from .tape import Tape
 
 
@@ -38,7 +38,7 @@ class Remainder:
                 self.memory = [blank if alive() is None else alive().clone() for blank, alive in self.memory]
             self.A = A.clone()
 
-        with own_grad_mode(False), self.layer.register_forward_hook(done), Tape(remember):
+        with own_grad_mode(False), hooked([(self.layer, done)]), Tape(remember):
             self.S = run(module, self.x)
 
     def __call__(self, A):
@@ -52,5 +52,5 @@ class Remainder:
                 return known.expand(B, *known.shape[1:]) if known.shape[:1] == (1,) else known
             return func(*args, **kwargs)
 
-        with own_grad_mode(False), self.layer.register_forward_hook(lambda *_: A), Tape(recall):
+        with own_grad_mode(False), hooked([(self.layer, lambda *_: A)]), Tape(recall):
             return run(self.module, x)

@@ -15,8 +15,10 @@ PICTURE = ["source", "image", "class"]
 
 
 def read(path):
-    """The records of a study, a row each; the file may be packed (.gz).
+    """The records of a study.
 
+    :param path: the file that `run` wrote; it may be packed (.gz)
+    :return: DataFrame, a row for each record
     :raises InputError: no such file, no record in it
     """
     try:
@@ -30,15 +32,20 @@ def read(path):
 
 
 def table(frame, by="method", seed=0):
-    """One row per method (or whatever `by` names): how many records, the sum and mean of P, and what chance would get.
+    """How many records there are of each method, the sum and mean of their P, and what chance would get.
 
     low, high: 95 % interval of the mean, by drawing pictures anew with replacement. All records of a picture are drawn
     together: four networks that look at one picture are not four pictures. chance: the mean share of the picture that
     the grown mask covers.
 
     :param frame: from `read`
+    :param by: what has a row each: "method", or another column of the frame
+    :param seed: of the drawing
     :return: DataFrame, best mean first
     """
+    if not (frame.status == "ok").any():
+        reasons = "; ".join(map(str, frame.status.unique()[:3]))
+        raise InputError(f"no record has a result: {reasons}")
     rows = {}
     for name, group in frame[frame.status == "ok"].groupby(by):
         of_picture = group.groupby(PICTURE).P.agg(["sum", "count"]).to_numpy()
@@ -56,7 +63,7 @@ def _interval(of_picture, seed, times=2000):
 
 
 def left_out(frame):
-    """Records without a P, counted by reason and method: nothing disappears in silence."""
+    """Records of a frame without a P, counted by reason and method: nothing disappears in silence."""
     rest = frame[frame.status != "ok"]
     return rest.groupby(["status", "method"]).size().rename("records").reset_index()
 
@@ -66,6 +73,7 @@ def graph(frame, hue=None):
 
     Dots of one network or size are single means, so their intervals are over records.
 
+    :param frame: from `read`
     :param hue: "network" or "size", one dot for each; None: over all of them
     :return: matplotlib Figure
     """
@@ -87,7 +95,7 @@ def graph(frame, hue=None):
 
 
 def graphs(frame, folder):
-    """`graph` over methods, over networks and over sizes, each as PNG and PDF; returns the paths written."""
+    """`graph` of a frame over methods, networks and sizes, each as PNG and PDF in the folder; the paths written."""
     written = []
     for name, hue in [("methods", None), ("networks", "network"), ("sizes", "size")]:
         figure = graph(frame, hue)

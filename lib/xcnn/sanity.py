@@ -22,6 +22,7 @@ def randomised(net, n, seed=0):
 
     :param net: `Network` or nn.Module, which stays as it is
     :param n: how many, 0 to all
+    :param seed: of the shuffling
     :return: `Network`
     :raises InputError: n out of range
     """
@@ -38,7 +39,7 @@ def randomised(net, n, seed=0):
 
 
 def weighted(module):
-    """The layers that `randomised` counts: convolutions and linear maps."""
+    """The layers of a module that `randomised` counts: convolutions and linear maps, as a list."""
     return [part for part in module.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)]
 
 
@@ -78,7 +79,7 @@ def deletion(net, x, R, target=None, steps=20):
     Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421, section 4.1. What is taken out becomes the mean colour of
     ImageNet, 0 in normalised pixels. A good map makes the curve fall early: a small mean is good.
 
-    :param net, x, target: as in every method
+    :param net, x, target: as in `gradient`
     :param R: (N, C, H, W), summed over channels
     :param steps: equal parts of the pixels
     :return: (N, steps + 1) float64, from the whole picture to none of it
@@ -90,7 +91,9 @@ def deletion(net, x, R, target=None, steps=20):
 def insertion(net, x, R, target=None, steps=20, blur=11):
     """The class probability while the pixels with the largest R are put into a blurred picture, the first ones first.
 
-    Source and arguments as in `deletion`. blur: standard deviation of the Gaussian in pixels. A large mean is good.
+    A large mean is good. Source, other arguments, shape and errors as in `deletion`.
+
+    :param blur: standard deviation of the Gaussian in pixels
     """
     size = 2 * min(2 * blur, (min(x.shape[-2:]) - 1) // 2) + 1
     return _curve(net, x, R, target, steps, start=TF.gaussian_blur(x, size, blur), end=x)

@@ -27,8 +27,9 @@ OVER = 2  # scenes are drawn this much larger, then averaged down: smooth edges
 class Scene:
     """A picture and what is in it.
 
-    image: PIL RGB, size x size. labels: class names, one per object, nearest last. masks: (n, size, size) bool, the
-    visible pixels of each object; they never overlap.
+    :param image: PIL RGB, size x size
+    :param labels: class names, one per object, nearest last
+    :param masks: (n, size, size) bool, the visible pixels of each object; they never overlap
     """
 
     image: Image.Image
@@ -36,7 +37,7 @@ class Scene:
     masks: np.ndarray
 
     def mask(self, name):
-        """All visible pixels of one class, (size, size) bool."""
+        """All visible pixels of the class of this name, (size, size) bool."""
         if name not in self.labels:
             raise InputError(f"no {name!r} in this scene; it holds: {', '.join(self.labels)}")
         return self.masks[[label == name for label in self.labels]].any(0)
@@ -98,7 +99,9 @@ def render(seed, *, classes=None, scale=None, view=None, light=None, occlusion=N
 def tagged(scene, seed, words="© xcnn"):
     """The scene's picture with a small copyright tag in a lower corner, as an archive of photographs might leave it.
 
+    :param scene: a `Scene`
     :param seed: decides the corner and the exact place
+    :param words: of the tag
     :return: PIL image, mask (size, size) bool of the rectangle that the tag fills
     """
     side, rng = scene.image.width * OVER, np.random.default_rng([seed, 10])
@@ -119,8 +122,12 @@ def tagged(scene, seed, words="© xcnn"):
 
 
 def dataset(n, seed=0, progress=False, **knobs):
-    """n scenes as arrays, for training and testing.
+    """Scenes as arrays, for training and testing.
 
+    :param n: how many
+    :param seed: of the first
+    :param progress: show a bar
+    :param knobs: as in `render`
     :return: images (n, size, size, 3) uint8, labels (n,) int64: the index in `CLASSES` of each scene's first object
     """
     scenes = (render(s, **knobs) for s in tqdm(range(seed, seed + n), disable=not progress, desc="scenes"))
@@ -129,8 +136,10 @@ def dataset(n, seed=0, progress=False, **knobs):
 
 
 def write(folder, n, seed=0, progress=False, **knobs):
-    """Write n scenes as a COCO folder: `images/*.png` and `annotations/instances.json`, exact masks as run lengths.
+    """Write scenes as a COCO folder: `images/*.png` and `annotations/instances.json`, exact masks as run lengths.
 
+    :param folder: its path; made where there is none
+    :param n, seed, progress, knobs: as in `dataset`
     :return: path of the annotation file
     """
     from pycocotools import mask as rle

@@ -14,6 +14,7 @@ import torch
 
 from . import shapley
 from .contract import InputError, check, class_indices, nearest, own_grad_mode, to_image_size
+from .layers import hooked
 from .networks import as_network, last_layer
 from .remainder import Remainder
 
@@ -24,10 +25,13 @@ TRUST = 0.2  # where the second order corrects the first by more along the path,
 
 @dataclass
 class Values:
-    """Shapley values of one image. phi: (h, w) float64. gain: v(all) - v(none), their sum.
+    """Shapley values of one image.
 
-    estimator: what found them. error: 0 where exact; delta, the size of the correction, of the path integral (see
-    `path`); for permutations the standard error, as a share of |phi|.
+    :param phi: (h, w) float64
+    :param gain: v(all) - v(none), their sum
+    :param estimator: what found them
+    :param error: 0 where exact; delta of the path integral, the size of its correction; for permutations the standard
+        error, as a share of |phi|
     """
 
     phi: torch.Tensor
@@ -52,6 +56,7 @@ def shap_cam(net, x, target=None, layer=None, score="logit", baseline="mean", es
     :param estimator: "exact" (all coalitions, at most 20 positions), "permutation" (unbiased), "path" (probabilities,
         heads with a table), or "auto": the closed form or the path integral where they hold and can be trusted
     :param samples: orders of arrival, where permutations are needed
+    :param seed: of these orders
     :param relu: keep only what speaks for the class; False: the signed map
     :return: (N, 1, H, W), enlarged bilinearly; its attribute `values` holds the `Values` of each image
     :raises InputError: see `contract.check`; unknown layer, score, baseline, estimator, or one that cannot be used
@@ -144,16 +149,10 @@ class Game:
         """The head's first fully connected layer of a coalition is d + sum_{i in S} D_i; and the network above it."""
         module, seen = self.head.module, []
         alone = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0  # each position alone, then none
-        handles = [
-            part.register_forward_hook(lambda _m, _i, h, name=name: seen.append((name, h.clone())))
-            for name, part in module.named_modules()
-            if isinstance(part, torch.nn.Linear)
-        ]
-        try:
+        note = lambda name: lambda _m, _i, h: seen.append((name, h.clone()))  # noqa: E731
+        linear = [(part, note(name)) for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+        with hooked(linear):
             self.head(self.maps(alone))
-        finally:
-            for handle in handles:
-                handle.remove()
         if not seen or seen[0][1].ndim != 2:
             return None, None, None
         name, h = seen[0]

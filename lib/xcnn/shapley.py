@@ -47,6 +47,7 @@ def permutations(v, n, samples, seed=0, sobol=False, progress=False, batch=8192)
     doi 10.1016/j.cor.2008.04.004, section 3.
 
     :param v: (B, n) bool -> (B,) or (B, K)
+    :param n: number of players
     :param samples: number of orders, 2 or more; each needs n + 1 coalitions
     :param seed: of the orders; the caller's random state is left alone
     :param sobol: draw the orders from a Sobol sequence, which covers them more evenly; the error then is smaller than
@@ -73,7 +74,7 @@ def permutations(v, n, samples, seed=0, sobol=False, progress=False, batch=8192)
 
 
 def gains(v, order):
-    """What each player adds when it arrives: order (B, n) of player numbers -> (B, n) or (B, n, K), by player."""
+    """What each player adds to v when it arrives: order (B, n) of player numbers -> (B, n) or (B, n, K), by player."""
     B, n = order.shape
     arrival = order.argsort(1)  # arrival[b, i]: how many were there before player i
     present = arrival[:, None, :] < torch.arange(n + 1)[:, None]  # (B, n + 1, n): the first 0, 1, ..., n players

@@ -12,7 +12,7 @@ POSITIVE, SIGNED = "inferno", "RdBu_r"
 
 
 def as_map(R):
-    """One map as an (H, W) array: tensors (1, H, W) or (1, 1, H, W) lose their 1s, colours are summed."""
+    """One map R as an (H, W) array: tensors (1, H, W) or (1, 1, H, W) lose their 1s, colours are summed."""
     R = R.detach().cpu().numpy() if isinstance(R, torch.Tensor) else np.asarray(R)
     R = R.reshape(R.shape[-3:]) if R.ndim > 3 else R
     return R.sum(0) if R.ndim == 3 else R
@@ -49,16 +49,18 @@ def overlay(picture, R, limit=None, signed=None):
 
 
 def as_array(picture):
-    """PIL image or array -> (H, W, 3) float in [0, 1]."""
+    """A picture, PIL image or array, as (H, W, 3) float in [0, 1]."""
     if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB"), float) / 255
     return np.asarray(picture, float)
 
 
 def in_colour(R, limit=None):
-    """A (3, H, W) map as a picture in its own colours, (H, W, 3) in [0, 1]: grey is 0.
+    """A map of pixels as a picture in its own colours: grey is 0.
 
+    :param R: (3, H, W) map
     :param limit: the value shown at full strength; None: max |R|
+    :return: (H, W, 3) in [0, 1]
     """
     R = torch.as_tensor(R).detach().cpu().double()
     limit = R.abs().max().item() if limit is None else limit
@@ -66,7 +68,7 @@ def in_colour(R, limit=None):
 
 
 def row(*panels, **options):
-    """Pictures side by side: a `grid` of one row."""
+    """Pictures side by side: a `grid` whose one row is made of these panels; options as in `grid`."""
     return grid([panels], **options)
 
 

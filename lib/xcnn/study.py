@@ -34,7 +34,12 @@ KEY = ("source", "image", "class", "network", "size", "method")
 
 @dataclass(frozen=True)
 class Case:
-    """One question: where is this class in this image? source: "scenes" or a COCO folder."""
+    """One question: where is this class in this image?
+
+    :param source: "scenes", or a COCO folder
+    :param image: the scene's seed, or the image's id in the folder
+    :param label: name of the class
+    """
 
     source: str
     image: int
@@ -46,8 +51,9 @@ class Case:
         return Path(self.source).name, self.image, self.label
 
     def load(self):
-        """The picture, and its mask (H, W) bool.
+        """Its picture and mask.
 
+        :return: PIL image, (H, W) bool
         :raises InputError: an image that cannot be read
         """
         if self.source == "scenes":
@@ -65,10 +71,12 @@ def _scene(seed, label):
 
 
 def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
-    """What to ask: up to `images` pictures of each class.
+    """What to ask.
 
     :param source: "scenes", or a COCO folder
     :param classes: their names; None: six of the scenes' classes, all categories of the folder that networks may know
+    :param images: how many pictures of each class, at most
+    :param seed: of the first scene
     :param largest: of a folder: ask each image for one class only, the one that covers most of it
     :return: list of `Case`
     :raises InputError: unknown class, no such folder
@@ -98,11 +106,12 @@ def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, clus
 
     :param out: the file, one JSON record per line
     :param cases: from `cases`
-    :param networks: names, see `load`
+    :param networks: names, see `xcnn.load`
     :param sizes: "original", or sides in pixels
     :param methods: names in `METHODS`; None: all
     :param batch: pictures of one size that go through a network together
     :param cluster: a dask.distributed Client whose workers share the work; None: this process does it
+    :param progress: show a bar
     :return: number of records made
     :raises InputError: unknown network or method, a file of something else
     """
@@ -158,17 +167,22 @@ class Log:
 
     def __init__(self, path):
         self.done, path = set(), Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            self.file = path.open("ab")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; name another folder") from error
         if lines and not lines[-1].endswith(b"\n"):  # a run was killed while it wrote
             lines.pop()
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
                 self.done.add(tuple(record[name] for name in KEY))
+                if record["status"] == "ok":
+                    float(record["P"]), float(record["area"])
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"line {number} of {path} is no record of a study; name another file") from error
-        self.file = path.open("ab")
         self.file.truncate(sum(map(len, lines)))
 
     def add(self, record):
@@ -185,6 +199,12 @@ def records(cases, network, size, methods):
 
     P, E, E_total: see `energy_concentration`. area: share of the picture that the grown mask covers, which is what a
     map gets that knows nothing. seconds: for this picture, of a batch its part. status: "ok", or why there is no P.
+
+    :param cases: a list of `Case`
+    :param network: its name
+    :param size: "original", or a side in pixels
+    :param methods: names in `METHODS`
+    :return: generator of dicts, those that have no result first
     """
     net, ready = load(network), []
     for case in cases:
@@ -212,17 +232,31 @@ def records(cases, network, size, methods):
 
 
 def prepared(net, image, mask, size):
-    """The picture as the network wants it, and the mask cut in the same way."""
+    """The picture as the network wants it, and the mask cut in the same way.
+
+    :param net: `Network`
+    :param image, mask: of a case, as `Case.load` gives them
+    :param size: "original", or a side in pixels
+    :return: x (1, 3, H, W), mask (H, W) bool
+    """
     size = None if size == ORIGINAL else size
+    x = net.preprocess(image, size)
     if size is not None:
         mask = torch.from_numpy(mask)[None]
         mask = TF.resize(mask.to(torch.uint8), size, TF.InterpolationMode.NEAREST_EXACT)
         mask = TF.center_crop(mask, size)[0].bool().numpy()
-    return net.preprocess(image, size), mask
+    return x, mask
 
 
 def class_index(net, label, x):
-    """The class to explain: the label itself, or the likeliest of the ImageNet classes that are kinds of it."""
+    """The class to explain: the label itself, or the likeliest of the ImageNet classes that are kinds of it.
+
+    :param net: `Network`
+    :param label: name of a scene's class, or of a COCO category
+    :param x: (1, 3, H, W)
+    :return: int
+    :raises InputError: where the network knows no kind of it
+    """
     if label in net.classes:
         return net.classes.index(label)
     kinds = [k for k, name in coco.class_map().get(label, {}).items() if net.classes[k : k + 1] == [name]]
@@ -232,7 +266,13 @@ def class_index(net, label, x):
 
 
 def maps(net, x, targets, methods):
-    """(method, map, seconds) one by one; what can share a forward pass does. A refusal comes instead of its map."""
+    """The map of each method, one by one, and what it took. What can share a forward pass does.
+
+    :param net, x: as in `gradient`
+    :param targets: one class per image
+    :param methods: names in `METHODS`
+    :return: generator of (name, map, seconds); where a method refuses, its message comes instead of the map
+    """
     from . import METHODS
 
     def timed(make):

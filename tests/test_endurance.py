@@ -1,0 +1,218 @@
+"""Memory stays flat, threads do not mix, and what precision and which device make no difference that matters."""
+
+import contextlib
+import gc
+import itertools
+import sys
+import threading
+
+import psutil
+import pytest
+import torch
+import xcnn
+from test_contract import METHODS
+from torch import nn
+
+OPTIONS = {"lime": {"samples": 20, "segments": torch.arange(12 * 12).view(12, 12) // 18}, "shap_cam": {"samples": 8}}
+
+
+class Small(nn.Module):
+    """Batch norm, a residual sum, ReLUs in three spellings, a pooling and a global average."""
+
+    def __init__(self, between=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
+        self.norm, self.relu, self.fc = nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.Linear(16, 5)
+        self.between = between or nn.Identity()
+        self.norm.running_var.uniform_(0.5, 2)
+        self.eval()
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.a(x)))
+        y = self.between(self.b(x))
+        y += x
+        y = torch.relu(self.c(nn.functional.max_pool2d(nn.functional.relu(y), 2)))
+        return self.fc(y.mean((2, 3)))
+
+
+def images(n=1, side=12):
+    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def explain(method, net, x, target=3, **options):
+    return xcnn.METHODS[method](net, x, target, **OPTIONS.get(method, {}) | options)
+
+
+# ---- memory
+
+
+def growth(work, times):
+    """After a warm-up: how many more tensors are alive, and how many more bytes this process holds."""
+
+    def now():
+        gc.collect()
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()), psutil.Process().memory_info().rss
+
+    for _ in range(2):
+        work()
+    before = now()
+    for _ in range(times):
+        work()
+    return [b - a for a, b in zip(before, now(), strict=True)]
+
+
+MAP = 16 * 32 * 32 * 4  # bytes of one map of `Small`
+BIG = {"lime": {"segments": torch.arange(32 * 32).view(32, 32) // 128}}
+
+
+def test_memory_stays_flat_over_five_hundred_explanations():
+    net, x = Small(), images(side=32)
+
+    def work():
+        for method in METHODS:
+            explain(method, net, x, **BIG.get(method, {}))
+
+    tensors, bytes_ = growth(work, 46)
+    assert 46 * len(METHODS) > 500 and tensors == 0
+    assert bytes_ < 46 * len(METHODS) * MAP / 4, "a map kept by every fourth explanation would be more than this"
+
+
+@pytest.mark.parametrize("what", ["map", "graph"])
+def test_a_leak_is_seen(what):
+    """A tensor that is kept is counted; what a graph keeps is no Python object, and is seen in the bytes."""
+    net, x, kept = Small(), images(side=32), []
+
+    def leaks():
+        kept.append(xcnn.gradient(net, x, 3) if what == "map" else net(x.clone().requires_grad_()).grad_fn)
+
+    tensors, bytes_ = growth(leaks, 500)
+    assert tensors == 500 if what == "map" else bytes_ > 500 * MAP / 4
+
+
+# ---- threads
+
+
+class Meet(nn.Module):
+    """Waits until two threads are here, in the middle of the same network."""
+
+    def __init__(self):
+        super().__init__()
+        self.barrier = threading.Barrier(2)
+
+    def forward(self, x):
+        with contextlib.suppress(threading.BrokenBarrierError):  # the other one has no more passes to make
+            self.barrier.wait(0.2)
+        return x
+
+
+JOBS = [
+    ("gradient", {}),
+    ("gradient", {"target": None, "layer": "b", "unit": 2}),
+    ("guided_backprop", {}),
+    ("deconvnet", {}),
+    ("lrp", {"rule": "z+"}),
+    ("lrp", {"rule": "epsilon"}),
+    ("cam", {}),
+    ("grad_cam", {"layer": "b"}),
+    ("grad_cam", {"layer": "c"}),
+    ("grad_cam", {}),
+    ("shap_cam", {"layer": "c"}),
+    ("lime", {}),
+    ("cnn_fixations", {}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(range(len(JOBS)), 2)])
+def test_two_threads_do_not_mix(one, other):
+    meet = Meet()
+    net, x, found = Small(meet).double(), images().double(), {}
+    meet.barrier.abort()
+    wanted = {k: explain(JOBS[k][0], net, x, **JOBS[k][1]) for k in (one, other)}
+
+    def work(k):
+        try:
+            found[k].append(explain(JOBS[k][0], net, x, **JOBS[k][1]))
+        except Exception as error:
+            found[k].append(error)
+
+    for _ in range(3):
+        meet.barrier.reset()
+        found |= {one: [], other: []}
+        threads = [threading.Thread(target=work, args=(k,)) for k in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for k in (one, other):
+            (R,) = found[k]
+            assert isinstance(R, torch.Tensor) and torch.equal(R, wanted[k]), (JOBS[k], R)
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+def test_many_threads_kept_busy():
+    """Nothing is told to meet: threads are switched as often as can be, and each repeats its job."""
+    net, x = Small().double(), images().double()
+    wanted = [explain(method, net, x, **options) for method, options in JOBS]
+    start, wrong, interval = threading.Barrier(len(JOBS)), [], sys.getswitchinterval()
+
+    def work(k):
+        method, options = JOBS[k]
+        for _ in range(8):
+            start.wait(60)
+            try:
+                if not torch.equal(explain(method, net, x, **options), wanted[k]):
+                    wrong.append(JOBS[k])
+            except Exception as error:
+                wrong.append((JOBS[k], error))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(JOBS))]
+    try:
+        sys.setswitchinterval(1e-5)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
+def test_threads_that_load_a_network_at_once_get_the_same():
+    xcnn.load.cache_clear()
+    start, nets = threading.Barrier(4), []
+
+    def work():
+        start.wait(60)
+        nets.append(xcnn.load("resnet_s"))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(nets) == 4 and len(set(map(id, nets))) == 1
+
+
+# ---- precision and device
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
+def test_half_precision(method, dtype, tolerance):
+    """The whole map's error, as a share of its size: weights and pixels themselves are rounded to 2^-11 or 2^-8."""
+    if method == "cnn_fixations":
+        tolerance *= 2  # where two units contribute nearly the same, rounding decides which is followed
+    wanted = explain(method, Small(), images(2))
+    R = explain(method, Small().to(dtype), images(2).to(dtype))
+    assert R.dtype == dtype and R.shape == wanted.shape and wanted.abs().max() > 0
+    assert (R.float() - wanted).norm() <= tolerance * wanted.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_cuda_gives_what_the_cpu_gives(method):
+    wanted = explain(method, Small().double(), images(2).double())
+    R = explain(method, Small().double().cuda(), images(2).double().cuda())
+    assert R.device.type == "cuda" and wanted.abs().max() > 0
+    torch.testing.assert_close(R.cpu(), wanted, rtol=1e-6, atol=1e-9)
