@@ -1,16 +1,52 @@
 """The built book, as a reader meets it: in a browser, without a kernel and without a network."""
 
-import http.server
-import threading
+import json
+import re
+from html.parser import HTMLParser
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import chromium
+from browser import chromium, served
 from check_book import HTML, faults, pages
 
 PAGES = pages()
-EXPLORERS = ["book/intro", "book/gallery", *(page for page in PAGES if page.startswith("notebooks/"))]
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+EXPLORERS = ["book/intro", "book/gallery", *CHAPTERS]
 START = 1_500_000  # bytes a page may need before it can be read
+SHIFT = 0.02  # of cumulative layout shift; up to 0.1 is called good, and a picture without a size gives more than that
+
+# What sticks out of the column of text: only tables, code and formulas may be wider, each in a box that scrolls.
+STICKS_OUT = """() => {
+    const found = [], page = document.documentElement, column = document.querySelector(".bd-article-container");
+    for (const box of [page, column])
+        if (box.scrollWidth > box.clientWidth) found.push(`${box.className || "page"} scrolls sideways`);
+    const edge = column.getBoundingClientRect().right + 1;
+    for (const e of column.querySelectorAll("*"))
+        if (e.getBoundingClientRect().right > edge && !e.closest("table, pre, .math-block")) found.push(e.outerHTML);
+    for (const e of column.querySelectorAll("img, form, input, select, figure"))
+        if (e.offsetWidth > e.parentElement.clientWidth + 1) found.push(e.outerHTML);
+    return found.map((text) => text.slice(0, 160));
+}"""
+
+# One token of each colour and one formula in each kind of place are enough for axe, and a chapter has thousands.
+ONE_OF_EACH_KIND = """() => {
+    const met = new Set();
+    function thin(all, kind, plain) {
+        for (const e of document.querySelectorAll(all)) met.has(kind(e)) ? plain(e) : met.add(kind(e));
+    }
+    thin(".highlight span", (e) => e.className, (e) => e.replaceWith(...e.childNodes));
+    thin("math", (e) => `${e.parentElement.tagName} ${e.parentElement.className}`, (e) => (e.textContent = "x"));
+}"""
+
+# All of it, also what follows a key within half a second, which browsers leave out of their own sum.
+WATCH_SHIFTS = """
+    window.shift = 0;
+    new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.shift += entry.value)))
+        .observe({ type: "layout-shift", buffered: true });
+"""
+
+SHOWS_ANOTHER = """([img, src, alt]) =>
+    img.getAttribute("src") !== src && img.alt !== alt && img.complete && img.naturalWidth > 0"""
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +58,10 @@ def browser():
 @pytest.fixture(scope="module")
 def site():
     """The built book behind an address on this machine."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, directory=str(HTML), **kwargs)
-
-        def log_message(self, *args):
-            pass
-
     if not HTML.exists():
         pytest.fail("the book is not built; run `make book` first (`make test` does)")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served(HTML) as address:
+        yield address
 
 
 @pytest.fixture
@@ -53,9 +79,11 @@ def visit(browser, site):
         page.on("request", lambda r: page.faults.append(r.url) if not r.url.startswith((site, "data:")) else None)
 
         def weigh(response):
-            page.bytes += len(response.body())
+            page.bytes += int(response.headers["content-length"])
 
         page.on("response", weigh)
+        if options.get("java_script_enabled", True):
+            page.add_init_script(WATCH_SHIFTS)
         page.goto(f"{site}/{name}.html", wait_until="networkidle")
         return page
 
@@ -64,52 +92,121 @@ def visit(browser, site):
         context.close()
 
 
+def grave(page, **options):
+    """What axe finds serious or critical on the whole page, the theme's own parts included."""
+    options |= {"resultTypes": ["violations"], "preload": False}  # it would ask for style sheets at wrong addresses
+    found = Axe().run(page, options=options).response["violations"]
+    found = [violation for violation in found if violation["impact"] in ("serious", "critical")]
+    return [(violation["id"], node["html"][:160]) for violation in found for node in violation["nodes"]]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_whole(name):
     assert faults(name) == []
 
 
+class Pictures(HTMLParser):
+    """The pictures of a page, as dicts of attributes, and what its explorers say."""
+
+    def __init__(self, name):
+        super().__init__()
+        text = (HTML / f"{name}.html").read_text()
+        self.all = []
+        self.feed(text)
+        listings = re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)
+        self.explorers = [json.loads(listing) for listing in listings]
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.all.append(dict(attributes))
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_quiet_small_and_accessible(visit, name):
-    page = visit(name)
-    assert page.faults == []
+def test_pictures_have_a_size_and_words(name):
+    found = Pictures(name)
+    pictures = [img for img in found.all if "logo__image" not in img.get("class", "")]  # the style sheet sizes the logo
+    for img in pictures:
+        assert int(img["width"]) > 0 and int(img["height"]) > 0, f"{img['src']}: the text below it would jump"
+    alts = [img["alt"] for img in pictures]
+    for explorer in found.explorers:
+        alts += explorer["alts"]
+        named = dict(zip(explorer["alts"], explorer["frames"], strict=True))
+        twice = {alt for alt, frame in zip(explorer["alts"], explorer["frames"], strict=True) if named[alt] != frame}
+        assert not twice, "frames that differ are told apart"
+    for alt in alts:
+        assert len(alt.split()) >= 4 and not re.search(r"/|\.(png|webp|svg|jpe?g)\b|<\w+ ", alt), alt
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_quiet_small_and_readable(visit, name):
+    page = visit(name, viewport={"width": 1280, "height": 800}, color_scheme="light", reduced_motion="reduce")
     assert page.bytes <= START
-    found = Axe().run(page, context=".bd-article").response["violations"]
-    grave = [(v["id"], v["nodes"][0]["html"][:120]) for v in found if v["impact"] in ("serious", "critical")]
-    assert grave == []
+    page.evaluate("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+    for scheme in "light", "dark":
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+        for width in 1280, 768, 360:
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate(STICKS_OUT) == [], (scheme, width)
+    page.evaluate(ONE_OF_EACH_KIND)
+    page.wait_for_timeout(400)  # the theme looks after a while which boxes scroll now, and lets the keyboard in
+    assert grave(page, rules={"color-contrast": {"enabled": False}}) == []  # a phone has other buttons
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert grave(page, runOnly=["color-contrast"]) == []  # in the dark
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+    assert grave(page) == []
+    assert page.faults == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
-def test_page_fits_a_phone(visit, name, scheme):
-    page = visit(name, viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+def tab_to(page, wanted, most=80):
+    """Press Tab until an element that matches `wanted` has the focus."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if page.evaluate("wanted => document.activeElement.matches(wanted)", wanted):
+            return
+    pytest.fail(f"{most} times Tab do not lead to {wanted}")
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
-def test_every_control_changes_the_picture(visit, name):
+def test_explorers_need_only_a_keyboard(visit, name):
     page = visit(name)
-    explorers = page.locator(".xcnn-explore")
-    assert explorers.count() >= (1 if name in ("book/intro", "notebooks/06_grad_cam") else 2)
-    for k in range(explorers.count()):
-        explorer = explorers.nth(k)
-        picture = explorer.locator("img").first
-        assert picture.get_attribute("alt")
-        for control in explorer.locator("input[type=range], select").all():
-            before = picture.get_attribute("src")
-            if control.evaluate("e => e.tagName") == "SELECT":
-                control.select_option(index=1)
+    tab_to(page, ".skip-link a", most=1)
+    assert page.locator(".skip-link").bounding_box()["height"] > 20
+    page.keyboard.press("Enter")
+    tab_to(page, ".xcnn-explore *")  # past the sidebars
+
+    explorers = page.locator(".xcnn-explore").all()
+    assert len(explorers) >= (1 if name in ("book/intro", "notebooks/06_grad_cam") else 2)
+    for explorer in explorers:
+        picture, said = explorer.locator("img"), explorer.get_by_role("status")
+        controls = explorer.locator("input, select").all()
+        for k, control in enumerate(controls):
+            if explorer is explorers[0]:
+                page.keyboard.press("Tab") if k else None
             else:
                 control.focus()
-                control.press("ArrowRight")
-            page.wait_for_function(
-                "([i, s]) => i.getAttribute('src') !== s && i.complete && i.naturalWidth > 0",
-                arg=[picture.element_handle(), before],
-            )
+            assert control.evaluate("e => e === document.activeElement")
+            ring = control.evaluate("e => getComputedStyle(e).outline")
+            assert "solid" in ring and "3px" in ring, ring
+            before = [picture.element_handle(), picture.get_attribute("src"), picture.get_attribute("alt")]
+            slides = control.get_attribute("type") == "range"
+            page.keyboard.press("ArrowRight" if slides else "ArrowDown")
+            page.wait_for_function(SHOWS_ANOTHER, arg=before)
+            if slides:
+                value = explorer.locator(f"output[for={control.get_attribute('id')}]").inner_text()
+                assert value == control.get_attribute("aria-valuetext") != ""
+        if explorer is explorers[0]:  # after a while, once
+            said.filter(has_text=picture.get_attribute("alt")).wait_for(state="attached")
+    assert page.evaluate("shift") <= SHIFT
+    for folded in page.locator(".bd-article details").all()[:2] if name in CHAPTERS else []:  # a hint and its solution
+        folded.locator("summary").focus()
+        page.keyboard.press("Enter")
+        assert folded.evaluate("e => e.open")
     assert page.faults == []
 
 
-@pytest.mark.parametrize("name", EXPLORERS)
+@pytest.mark.parametrize("name", ["book/intro", "book/gallery", "notebooks/06_grad_cam"])
 def test_without_javascript_there_is_a_picture(visit, name):
     page = visit(name, java_script_enabled=False)
     for picture in page.locator(".xcnn-explore img").all():
