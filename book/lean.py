@@ -21,13 +21,17 @@ DROP = [
     r"<script>document\.write\(`<img [^`]*only-dark[^`]*`\);</script>",  # the logo, a second time
 ]
 
+# A full stop after a formula must not begin the next line. What has been wrapped by an earlier build is left alone.
+FORMULA_AND_STOP = r'(?<!class="nowrap">)<math(?:(?!</math>).)*</math>[,.;:!?)]'
+
 
 def slim(html):
     for pattern in DROP:
         html = re.sub(pattern, "", html, flags=re.S)
     html = html.replace("logo__image only-light", "logo__image")
     # The theme's own script lets the keyboard scroll boxes of this class where they are too narrow, but not these.
-    html = html.replace("pst-scrollable-table-container", "pst-scrollable-table-container jp-RenderedHTMLCommon")
+    html = html.replace('"pst-scrollable-table-container"', '"pst-scrollable-table-container jp-RenderedHTMLCommon"')
+    html = re.sub(FORMULA_AND_STOP, r'<span class="nowrap">\g<0></span>', html, flags=re.S)
     return re.sub(r'<img (?=[^>]*src="(?!data:))(?![^>]*loading=)', '<img loading="lazy" decoding="async" ', html)
 
 

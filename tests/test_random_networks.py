@@ -344,6 +344,28 @@ def test_shapley_values_add_up(score, baseline, plan, c, at):
     assert R.values[0].phi.shape == A.shape[2:]
 
 
+def test_a_head_that_is_nearly_additive_is_not_taken_for_additive():
+    """Half of its channels see their neighbours, and what that changes is less than a thousandth of the scores."""
+    conv = ("conv", 3, 6, False, "module", {"kernel_size": 3, "stride": 2})
+    above = [("MaxPool2d", 6, 6, False, "module", {"kernel_size": 1, "stride": 2}),
+             ("conv", 6, 4, False, "module", {"kernel_size": 1}), ("split", 4, 4, False, "module", {})]  # fmt: skip
+    net = Net(((14, 10), [conv, *above], HEADS[0], (4, 3, 2), True, 1))
+    x = images(net, 1)
+    A = net.features[0](x).detach()
+    S = with_maps(net, "features.0", x, torch.cat([A, A.mean((2, 3), keepdim=True).expand_as(A)]))
+    (values,) = explain("shap_cam", net, x, 0, layer="features.0").values
+    assert values.phi.sum().item() == pytest.approx((S[0, 0] - S[1, 0]).item(), abs=1e-9)
+    assert values.estimator == "permutations"
+
+
+def test_maps_inside_a_block_that_ends_in_a_single_position():
+    """The usual small network: all layers in one container, the global average last in it."""
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.AdaptiveAvgPool2d(1))
+    net = xcnn.Network(nn.Sequential(pooled, nn.Flatten(), nn.Linear(6, 5)).eval(), size=12)
+    assert net.layers == {"0.2": (6, 10, 10)}
+    assert xcnn.grad_cam(net.module, torch.randn(1, 3, 12, 12), 2, relu=False).abs().max() > 0
+
+
 @examples(20)
 @given(plans(heads=HEADS[:2]), st.integers(0, 3), st.sampled_from(["mean", "zero"]))
 def test_the_closed_form_is_exact(plan, c, baseline):

@@ -57,7 +57,7 @@ def gap_head(net, x):
         A, W, b = found["A"], found["W"], found["b"]
         if W.shape == (S.shape[1], A.shape[1]):
             a, b = A.mean((2, 3)), torch.as_tensor(b)
-            if _equal(S, a @ W.T + b, a.abs() @ W.abs().T + b.abs()):
+            if _equal(S, a @ W.T + b, a.abs() @ W.abs().T):
                 return S, A, W.detach()
     raise InputError(
         f"CAM needs a head of global average pooling and one linear layer; {net.name} has another. Use grad_cam"
@@ -80,4 +80,5 @@ def _is_global_average(A, result):
 
 def _equal(got, wanted, size):
     """Equal up to rounding, where terms of this size were added up: small numbers are not equal for being small."""
-    return bool(((got - wanted).abs() <= max(1e-4, 4 * torch.finfo(got.dtype).eps) * size).all())
+    rounding = 4 * torch.finfo(got.dtype).eps
+    return bool(((got - wanted).abs() <= max(1e-4, rounding) * size + rounding * got.abs()).all())

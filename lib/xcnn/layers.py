@@ -72,7 +72,8 @@ def spatial_layers(module, x):
     """The layers worth offering: for each map size, the last block that puts it out.
 
     A block that changes the size more than once (such as a `features` container) is opened; a block that changes
-    nothing is passed over, and so is one that runs more than once.
+    nothing is passed over, and so is one that runs more than once. Where all maps lie inside blocks that end in a single
+    position (such as a container that ends in the global average), these are opened, too.
 
     :param x: image batch (N, 3, H, W) that is run through the network once, without gradients
     :return: dict name -> (C, H, W), in the order of execution
@@ -97,13 +98,18 @@ def spatial_layers(module, x):
 
     names = [name for name, *_ in ran]
     blocks = [name for name in names if len(sizes(name)) <= 2 and names.count(name) == 1]
-    last = {}
-    for name, _, after, idle in ran:
-        nested = any(name.startswith(f"{block}.") for block in blocks)
-        if name in blocks and not nested and not idle and after[1:] > (1, 1):
-            last.pop(after[1:], None)
-            last[after[1:]] = (name, after)
-    return dict(last.values())
+
+    def offered(blocks):
+        last = {}
+        for name, _, after, idle in ran:
+            nested = any(name.startswith(f"{block}.") for block in blocks)
+            if name in blocks and not nested and not idle and after[1:] > (1, 1):
+                last.pop(after[1:], None)
+                last[after[1:]] = (name, after)
+        return dict(last.values())
+
+    single = {name for name, _, after, _ in ran if after[1:] == (1, 1)}
+    return offered(blocks) or offered([name for name in blocks if name not in single])
 
 
 def _has_weights(module):
