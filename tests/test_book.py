@@ -38,8 +38,10 @@ ONE_OF_EACH_KIND = """() => {
     thin("math", (e) => `${e.parentElement.tagName} ${e.parentElement.className}`, (e) => (e.textContent = "x"));
 }"""
 
-# All of it, also what follows a key within half a second, which browsers leave out of their own sum.
-WATCH_SHIFTS = """
+# Shifts: all of them, also what follows a key within half a second, which browsers leave out of their own sum.
+# Pictures: each when it is asked for, as for a reader who saves data.
+PREPARE = """
+    Object.defineProperty(navigator.connection, "saveData", { value: true });
     window.shift = 0;
     new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.shift += entry.value)))
         .observe({ type: "layout-shift", buffered: true });
@@ -71,6 +73,7 @@ def visit(browser, site):
 
     def open_page(name, **options):
         context = browser.new_context(**options)
+        context.set_default_timeout(120_000)  # the machine may be busy
         contexts.append(context)
         page = context.new_page()
         page.faults, page.bytes = [], 0
@@ -83,7 +86,7 @@ def visit(browser, site):
 
         page.on("response", weigh)
         if options.get("java_script_enabled", True):
-            page.add_init_script(WATCH_SHIFTS)
+            page.add_init_script(PREPARE)
         page.goto(f"{site}/{name}.html", wait_until="networkidle")
         return page
 

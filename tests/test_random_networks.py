@@ -358,6 +358,20 @@ def test_a_head_that_is_nearly_additive_is_not_taken_for_additive():
     assert values.estimator == "permutations"
 
 
+def test_few_positions_are_not_taken_for_additive():
+    """Of three players, coalitions drawn at random may all be ones for which any head looks additive."""
+    stages = [("conv", 3, 4, False, "module", {"kernel_size": 3}),
+              ("AdaptiveMaxPool2d", 4, 4, False, "module", {"output_size": (1, 3)}),
+              ("cat", 4, 4, False, "module", {})]  # fmt: skip
+    net = Net(((7, 7), stages, HEADS[0], (4, 1, 3), True, 0))
+    auto, exact = (
+        explain("shap_cam", net, images(net, 1), 0, layer="features.1", score="probability", estimator=estimator)
+        for estimator in ("auto", "exact")
+    )
+    assert auto.values[0].estimator == "permutations"
+    assert auto.values[0].phi.sum() == pytest.approx(exact.values[0].phi.sum().item(), abs=1e-9)
+
+
 def test_maps_inside_a_block_that_ends_in_a_single_position():
     """The usual small network: all layers in one container, the global average last in it."""
     pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.AdaptiveAvgPool2d(1))

@@ -72,8 +72,8 @@ def spatial_layers(module, x):
     """The layers worth offering: for each map size, the last block that puts it out.
 
     A block that changes the size more than once (such as a `features` container) is opened; a block that changes
-    nothing is passed over, and so is one that runs more than once. Where all maps lie inside blocks that end in a single
-    position (such as a container that ends in the global average), these are opened, too.
+    nothing is passed over, and so is one that runs more than once. Where all maps lie inside blocks that end in a
+    single position (such as a container that ends in the global average), these are opened, too.
 
     :param x: image batch (N, 3, H, W) that is run through the network once, without gradients
     :return: dict name -> (C, H, W), in the order of execution

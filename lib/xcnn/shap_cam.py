@@ -161,9 +161,10 @@ class Game:
         return (above, D, d) if holds else (None, None, None)
 
     def _holds(self, short, long):
-        """Do both ways give the same scores for 4 coalitions drawn at random?"""
-        generator = torch.Generator().manual_seed(0)
-        S = torch.rand(4, self.P, generator=generator) < torch.rand(4, 1, generator=generator)
+        """Do both ways give the same scores for nobody, for all, and for coalitions drawn at random?"""
+        generator, n = torch.Generator().manual_seed(0), 4 if self.P > 8 else 32  # of few players many draws are alike
+        S = torch.rand(n, self.P, generator=generator) < torch.rand(n, 1, generator=generator)
+        S = torch.cat([S, torch.tensor([[False], [True]]).expand(2, self.P)])
         with own_grad_mode(False):
             got, wanted = short(S).double(), long(S).double()
         eps = torch.finfo(self.A.dtype).eps  # nearly additive is not additive: what differs must be rounding
