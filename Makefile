@@ -44,7 +44,7 @@ weights: $(BIN)/with-book
 models: $(BIN)/with-book
 	$(BIN)/python tools/train.py
 
-bench: $(BIN)/with-bench
+bench: $(BIN)/with-bench book
 	$(BIN)/python -m pytest tests/bench -s
 
 study: $(BIN)/with-test weights
