@@ -13,6 +13,7 @@ BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
 BAKED := XCNN_EXPLORER=baked XCNN_STUDY=$(CURDIR)/_build/study XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames
 RECORDS := data/results/coco_study.jsonl.gz
+STUDY = $(BIN)/python -m xcnn study $(COCO) --images 1000 --largest --networks squeezenet1_1,mobilenet_v2,resnet18 --out runs/coco
 ENGINE := $(wildcard lib/xcnn/*.py data/*.json data/weights/* data/results/*) pyproject.toml
 
 book: $(BIN)/with-book notebooks weights _build/fresh
@@ -22,7 +23,7 @@ book: $(BIN)/with-book notebooks weights _build/fresh
 	@$(BIN)/python tools/check_book.py
 	@echo "The book is at _build/html/index.html"
 
-test: $(BIN)/with-test book browser
+test: $(BIN)/with-test book machine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -47,15 +48,14 @@ models: $(BIN)/with-book
 bench: $(BIN)/with-bench book
 	$(BIN)/python -m pytest tests/bench -s
 
-study: $(BIN)/with-test weights
+study: $(BIN)/with-book weights
 	@test -d "$(COCO)/annotations" || (echo "Name a COCO folder: make study COCO=folder" && false)
 	$(BIN)/python tools/study_shap_cam.py $(COCO)
 	$(BIN)/python tools/study_fixations.py $(COCO)
-	@mkdir -p _build/coco && test ! -f $(RECORDS) -o -f _build/coco/records.jsonl || gzip -dc $(RECORDS) > _build/coco/records.jsonl
-	$(BIN)/python -m xcnn study $(COCO) --images 1000 --largest --networks squeezenet1_1,mobilenet_v2,resnet18 \
-	  --methods gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations \
-	  --out _build/coco
-	gzip -9 -n -c _build/coco/records.jsonl > $(RECORDS)
+	@mkdir -p runs/coco && test ! -f $(RECORDS) -o -f runs/coco/records.jsonl || gzip -dc $(RECORDS) > runs/coco/records.jsonl
+	$(STUDY) --methods gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations
+	$(STUDY) --methods lime --sizes 224  # on whole photographs it would take a day
+	gzip -9 -n -c runs/coco/records.jsonl > $(RECORDS)
 
 gallery: $(BIN)/with-book weights
 	$(BIN)/python tools/gallery.py
@@ -76,7 +76,8 @@ _build/fresh: $(ENGINE) .venv/weights.txt
 
 .venv/weights.txt: weights ;
 
-browser:
+# what the tests need beside Python; installed where nobody could be asked
+machine:
 	@command -v chromium >/dev/null || test -z "$$CI" || (apt-get update -qq && apt-get install -y -qq chromium)
 	@command -v bwrap >/dev/null || test -z "$$CI" || (apt-get update -qq && apt-get install -y -qq bubblewrap) || echo "no bubblewrap: tests of the locked room are skipped"
 
@@ -102,4 +103,4 @@ $(BIN)/with-bench: $(BIN)/with-test
 	$(BIN)/uv pip install -p $(BIN)/python -e '.[bench]'
 	@touch $@
 
-.PHONY: book test lab notebooks weights models bench study gallery pdf links test-colab browser coursework
+.PHONY: book test lab notebooks weights models bench study gallery pdf links test-colab machine coursework

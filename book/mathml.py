@@ -13,9 +13,8 @@ def visit_inline(translator, node):
 
 
 def visit_block(translator, node):
-    number = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
-    translator.body.append(f'<div class="math-block" tabindex="0">{number}')
-    translator.body.append(latex2mathml.converter.convert(node.astext(), display="block") + "</div>")
+    formula = latex2mathml.converter.convert(node.astext(), display="block")
+    translator.body.append(f'<div class="math-block" tabindex="0">{formula}</div>')
     raise nodes.SkipNode
 
 

@@ -6,14 +6,13 @@
 import copy
 
 import torch
-from oracles import batch, network
+from oracles import TARGETS, batch, network
 from peers import WAYS
 from test_contract import state
 from test_pixel_methods import by_autograd, rewritten
 from torch import nn
 
 FAMILIES = ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "inception_v3", "mobilenet_v2", "densenet121"]
-TARGETS = [1, 4, 7]
 LAST = {"resnet18": "layer4", "squeezenet1_1": "features", "vgg11": "features"}
 
 

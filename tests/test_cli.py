@@ -158,7 +158,7 @@ def test_study(tmp_path, capsys):
     assert set(table.index) == {"gradient", "grad_cam"} and (table.records == 8).all() and "grad_cam" in printed
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"methods.png", "networks.pdf", "sizes.png"}
     before = (tmp_path / "out/records.jsonl").read_bytes()
-    assert main([*STUDY[:-1], "out"]) == 0 and (tmp_path / "out/records.jsonl").read_bytes() == before
+    assert main(STUDY) == 0 and (tmp_path / "out/records.jsonl").read_bytes() == before
 
 
 def test_study_says_what_has_no_result(capsys):

@@ -116,7 +116,16 @@ def test_links_within_the_book(tmp_path):
     assert list(check_book.broken(other)) == []
 
 
-def test_a_broken_link_is_a_fault(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("text", "fault"), [
+    ('<a href="gone.html">x</a>', "gone.html leads nowhere"),
+    ('<img src="gone.png">', "gone.png leads nowhere"),
+    ('<script type="application/json">{"frames": ["gone.webp"]}</script>', "frame gone.webp is missing"),
+    ("<pre>Traceback (most recent call last)</pre>", "a cell failed"),
+    ('<div class="output stderr">x</div>', "a cell writes warnings"),
+    (f"<p>{check_book.ROOT}</p>", "names a folder of this machine"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_page_is_a_fault(tmp_path, monkeypatch, text, fault):
     monkeypatch.setattr(check_book, "HTML", tmp_path)
-    (tmp_path / "page.html").write_text('<a href="gone.html">x</a>')
-    assert check_book.faults("page") == ["page: gone.html leads nowhere"]
+    assert check_book.faults("page") == ["page: the page was not built"]
+    (tmp_path / "page.html").write_text(text)
+    assert check_book.faults("page") == [f"page: {fault}"]

@@ -1,5 +1,6 @@
 """The four small networks, torchvision's by name, and what happens to a picture on its way in."""
 
+import functools
 import json
 
 import numpy as np
@@ -53,10 +54,9 @@ def test_accuracy_is_as_recorded(name):
     assert errors <= expected + 3 * (expected + 1) ** 0.5  # three standard deviations of a count, and then some
 
 
-def held_out(made={}):  # noqa: B006
-    if not made:
-        made["all"] = scenes.dataset(200, seed=20_000_000)
-    return made["all"]
+@functools.cache
+def held_out():
+    return scenes.dataset(200, seed=20_000_000)
 
 
 def test_probabilities_and_top():

@@ -2,14 +2,12 @@
 
 import re
 import statistics
-from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-import notebooks
 from notebooks import PLACEHOLDER, ROOT, WRONG_ANSWERS, config, notebook, without_solutions
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
@@ -107,11 +105,3 @@ def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
 def test_exercises_are_open_in_the_book(path):
     page = (ROOT / "_build" / "html" / "notebooks" / f"{path.stem}.html").read_text()
     assert page.count("is still open") == path.read_text().count("raise NotImplementedError")
-
-
-def test_a_broken_chapter_is_caught(tmp_path):
-    """The check of the built book can fail: a missing page, picture or frame is a fault."""
-    import check_book
-
-    assert check_book.faults("notebooks/99_none") == ["notebooks/99_none: the page was not built"]
-    assert Path(notebooks.__file__).parent == ROOT / "tools"

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from browser import chromium
 from bs4 import BeautifulSoup
-from check_book import ROOT
-from pdf import BACK, bind, contents, faults, press
+from check_book import ROOT, contents
+from pdf import BACK, bind, faults, press
 from pypdf import PdfReader
 
 PARTS = [("", ["book/front"]), ("The methods", ["notebooks/01_one"])]

@@ -303,7 +303,7 @@ def test_an_early_layer_has_neither_table():
     assert values.phi.sum().item() == pytest.approx(values.gain, abs=1e-8)
 
 
-def test_vgg16_is_not_taken_for_position_wise():
+def test_vgg11_is_not_taken_for_position_wise():
     """Its adaptive pooling accepts a map of one position, and spreads it out: only numbers can tell."""
     torch.manual_seed(0)
     module = zoo.vgg11(weights=None).eval()

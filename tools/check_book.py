@@ -16,10 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 
 
-def pages():
-    """The pages of the table of contents, as paths without suffix."""
+def contents():
+    """The table of contents: pairs of a part's caption and its pages; the front page has no caption."""
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    parts = [(part["caption"], [chapter["file"] for chapter in part["chapters"]]) for part in toc["parts"]]
+    return [("", [toc["root"]]), *parts]
+
+
+def pages():
+    """The pages of the book, as paths without suffix."""
+    return [page for _, names in contents() for page in names]
 
 
 class Anchors(HTMLParser):

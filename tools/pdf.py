@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pikepdf
 import yaml
 from bs4 import BeautifulSoup
-from check_book import HTML, ROOT
+from check_book import HTML, ROOT, contents
 from headless import chromium
 
 from notebooks import PLACEHOLDER, repository
@@ -21,13 +21,6 @@ from notebooks import PLACEHOLDER, repository
 BACK = {"Hint": "Hints", "Answer": "Answers to the quizzes", "Solution": "Solutions"}
 WIDTH = 658  # pixels between the margins that print.css sets: 174 mm
 NUMBER = '<span class="at">000</span>'  # stands in a link, and becomes the number of the page where the link leads
-
-
-def contents():
-    """The table of contents: pairs of a part's caption and its pages; the front page has no caption."""
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    parts = [(part["caption"], [chapter["file"] for chapter in part["chapters"]]) for part in toc["parts"]]
-    return [("", [toc["root"]]), *parts]
 
 
 def anchor(page, fragment=""):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from xcnn import scenes, small_networks
 from xcnn.networks import MEAN, STD
@@ -87,7 +87,7 @@ def cheats(module, render):
 
 
 def train(name, images, labels, epochs, batch=64):
-    """Train one network; yield (epoch, mean loss), then the module is ready to be stored."""
+    """Train one network: the module, and its mean loss in each epoch."""
     torch.manual_seed(SEED)
     module = small_networks.build(name, len(scenes.CLASSES))
     optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=5e-2)
@@ -134,9 +134,7 @@ def main():
         half = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
         save_file(half, path)
         # Judge what was stored, not what was trained: half precision rounds.
-        module.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
-        )
+        small_networks.restore(module, path)
         top1 = accuracy(module, *render(held_out, HELD_OUT, dataset))
         results[name] = {
             "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": held_out},

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import re
 import sys
+import warnings
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -13,6 +14,7 @@ from .contract import InputError, nearest
 from .networks import SMALL
 
 PATIENCE = 20  # seconds to wait for a Dask scheduler
+LARGEST = 4096  # pixels: a batch of larger pictures would not fit into most memories
 
 
 def explain(args):
@@ -20,7 +22,8 @@ def explain(args):
     if args.method not in METHODS:
         raise InputError(f"unknown method {args.method!r}; {nearest(args.method, METHODS)}")
     try:
-        with Image.open(args.image) as opened:
+        # without Pillow's notes on a broken file: what matters it raises
+        with warnings.catch_warnings(action="ignore"), Image.open(args.image) as opened:
             image = ImageOps.exif_transpose(opened)
             image.load()
     except OSError as error:
@@ -98,8 +101,8 @@ def names(text):
 
 def sides(text):
     """'original,224' as a list; each a word or a number."""
-    if not all(size == study.ORIGINAL or (size.isdecimal() and int(size) > 0) for size in names(text)):
-        raise argparse.ArgumentTypeError(f"sizes are 'original' or sides in pixels, not {text!r}")
+    if not all(size == study.ORIGINAL or (size.isdecimal() and 0 < int(size) <= LARGEST) for size in names(text)):
+        raise argparse.ArgumentTypeError(f"sizes are 'original' or sides in pixels, 1 to {LARGEST}, not {text!r}")
     return names(text)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ class Folder:
         if path is None:
             raise InputError(f"image {image_id} ({name}) is not in {self.folder} or a folder below it; download it")
         try:
-            with Image.open(path) as opened:
+            with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
                 image = to_rgb(opened)
         except Exception as error:  # a decoder raises all sorts of things where a file is broken
             raise InputError(f"{path} cannot be read as an image ({error}); download it again") from error

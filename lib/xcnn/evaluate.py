@@ -41,11 +41,16 @@ def dilated(mask, fraction):
 def chance(mask, dilate=0.2):
     """What a map gets that knows nothing: the share of the picture that the grown mask covers.
 
-    :param mask: (N, H, W) bool
+    :param mask: (N, H, W) or (H, W) bool
     :param dilate: as in `energy_concentration`
-    :return: (N,) float64
+    :return: (N,) float64, N = 1 for a single mask
+    :raises InputError: a mask of another shape, or that is not bool
     """
-    return torch.tensor([dilated(m, dilate).mean() for m in torch.as_tensor(mask).numpy()], dtype=torch.float64)
+    mask = torch.as_tensor(mask).cpu()
+    if mask.dtype != torch.bool or mask.ndim not in (2, 3):
+        raise InputError(f"mask must be bool, (N, H, W) or (H, W), got {mask.dtype} {tuple(mask.shape)}")
+    masks = mask.view(-1, *mask.shape[-2:]).numpy()
+    return torch.tensor([dilated(m, dilate).mean() for m in masks], dtype=torch.float64)
 
 
 def pointing_game(R, mask, tolerance=15):
@@ -116,5 +121,7 @@ def _fitting(R, mask):
     if mask.shape not in (R.shape[2:], (len(R), *R.shape[2:])):
         raise InputError(f"mask {tuple(mask.shape)} does not fit R {tuple(R.shape)}; it must be (N, H, W) or (H, W)")
     if not torch.isfinite(R).all():
-        raise InputError("R holds NaN or infinite values")
+        raise InputError(
+            "R holds NaN or infinite values; leave this map out, or explain in float32 if it is half precision"
+        )
     return R, mask.expand(len(R), *R.shape[2:]).numpy()

@@ -16,7 +16,7 @@ from .contract import InputError, check, class_indices, own_grad_mode, run
 from .fixation_rules import RULES, Call, calls, replaced, unknown
 from .layers import capture
 from .networks import as_network
-from .operations import KIND, place, tensors
+from .operations import KIND, by_position, place, refuse, tensors
 from .tape import Tape
 
 
@@ -125,11 +125,10 @@ class Record:
                 S = run(module, x)
             self.end = self.call_of(S if layer is None else seen[0])
         if self.end is None:
-            raise InputError("what is to be explained does not depend on the image")
+            raise InputError("what is to be explained does not depend on the image; choose another layer or network")
 
     def __call__(self, func, args, kwargs):
-        if "input" in kwargs:
-            args, kwargs = (kwargs["input"], *args), {key: v for key, v in kwargs.items() if key != "input"}
+        args, kwargs = by_position(args, kwargs)
         known = replaced([args, kwargs], self.call_of)
         if not any(calls(known)):  # what depends on parameters alone gets no graph
             given = any(True for _ in tensors([args, list(kwargs.values())]))
@@ -189,11 +188,7 @@ class Record:
         return set().union(*(below(a) ^ below(b) for a, b in sums))
 
     def refuse(self, what, place):
-        name, kind = place
-        raise InputError(
-            f"CNN Fixations has no rule for {what}, which runs in {repr(name) if name else 'the network itself'} "
-            f"({kind}); take a network that does without, or gradient, guided_backprop or grad_cam"
-        )
+        refuse("CNN Fixations", what, place)
 
 
 def _signed(u):

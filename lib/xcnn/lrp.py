@@ -14,7 +14,7 @@ from torch.overrides import resolve_name
 from .contract import InputError, check, class_scores, own_grad_mode, run
 from .lrp_rules import Layer, Weighed, chooser, per, rule_0
 from .networks import as_network
-from .operations import KIND, place, tensors
+from .operations import KIND, by_position, place, refuse, tensors
 from .tape import ReLURule, Tape
 
 
@@ -127,8 +127,7 @@ class Relevance:
                 return func(*args, **kwargs)
         if any(a.grad_fn not in self.made for a in maps):
             self.refuse("an operation that works unseen (scripted, or an autograd.Function of its own)")
-        if "input" in kwargs:
-            args, kwargs = (kwargs["input"], *args), {key: v for key, v in kwargs.items() if key != "input"}
+        args, kwargs = by_position(args, kwargs)
         y = HANDLERS.get(KIND.get(func), Relevance.other)(self, func, args, kwargs, maps)
         for a in tensors([y]):
             if a.grad_fn is not None:
@@ -136,11 +135,7 @@ class Relevance:
         return y
 
     def refuse(self, what):
-        name, kind = place(self.names)
-        raise InputError(
-            f"LRP has no rule for {what}, which runs in {repr(name) if name else 'the network itself'} ({kind}); "
-            "take a network that does without, or explain this one with gradient, guided_backprop or grad_cam"
-        )
+        refuse("LRP", what, place(self.names))
 
     def hand_down(self, layer, rule, a):
         """The layer's output; what comes back to it goes by the rule to the layer's input a."""

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
 from . import small_networks
@@ -91,11 +90,12 @@ class Network:
         """Class probabilities (N, K) of a batch x, (N, 3, H, W)."""
         check(self.module, x)
         with own_grad_mode(False):
-            return run(self.module, x).softmax(1)
+            return run(self.module, x.clone()).softmax(1)  # a copy: a network may work in place
 
     def top(self, x, k=5):
-        """The k likeliest classes of each image of x: N lists of (index, name, probability)."""
-        p, index = self.predict(x).topk(k)
+        """The k likeliest classes of each image of x, at most all: N lists of (index, name, probability)."""
+        p = self.predict(x)
+        p, index = p.topk(min(k, p.shape[1]))
         name = lambda c: self.classes[c] if len(self.classes) else f"class {c}"  # noqa: E731
         return [
             [(c, name(c), q) for c, q in zip(*pair, strict=True)]
@@ -138,7 +138,7 @@ def to_rgb(image):
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, np.float64)
         if not np.isfinite(grey).all():
-            raise InputError("the image holds NaN or infinite values")
+            raise InputError("the image holds NaN or infinite values; repair it or leave it out")
         top = 65535 if grey.max() > 255 else 255
         image = Image.fromarray((np.clip(grey / top, 0, 1) * 255).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
@@ -173,8 +173,7 @@ def load(name):
     """
     if name in SMALL or name == small_networks.TAGGED:
         module = small_networks.build(name, len(SCENE_CLASSES))
-        state = load_file(data_folder() / "weights" / f"{name}.safetensors")
-        module.load_state_dict({key: v.float() if v.is_floating_point() else v for key, v in state.items()})
+        small_networks.restore(module, data_folder() / "weights" / f"{name}.safetensors")
         return Network(module.eval(), name, list(SCENE_CLASSES), size=128)
 
     import torchvision.models as zoo

@@ -8,6 +8,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
+from .contract import InputError
 from .tape import RELUS
 
 
@@ -51,6 +52,22 @@ def tensors(values):
             yield v
         elif isinstance(v, list | tuple):
             yield from tensors(v)
+
+
+def by_position(args, kwargs):
+    """The same call with `input=`, which some functions take by name, as its first argument."""
+    if "input" not in kwargs:
+        return args, kwargs
+    return (kwargs["input"], *args), {key: v for key, v in kwargs.items() if key != "input"}
+
+
+def refuse(method, what, place):
+    """Raise the InputError for an operation that a method has no rule for, at a `place`."""
+    name, kind = place
+    raise InputError(
+        f"{method} has no rule for {what}, which runs in {repr(name) if name else 'the network itself'} ({kind}); "
+        "take a network that does without, or explain this one with gradient, guided_backprop or grad_cam"
+    )
 
 
 def place(names):

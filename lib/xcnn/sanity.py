@@ -51,7 +51,8 @@ def rank_correlation(R, Q):
     :raises InputError: shapes that do not match
     """
     pairs = zip(*(M.reshape(len(M), -1) for M in _sizes(R, Q)), strict=True)
-    return torch.tensor([spearmanr(r, q).statistic if np.ptp(r) and np.ptp(q) else np.nan for r, q in pairs])
+    found = [spearmanr(r, q).statistic if np.ptp(r) and np.ptp(q) else np.nan for r, q in pairs]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def similarity(R, Q):
@@ -106,7 +107,7 @@ def _curve(net, x, R, target, steps, start, end):
     if R.ndim != 4 or (len(R), *R.shape[2:]) != (len(x), *x.shape[2:]):
         raise InputError(f"R must have shape (N, C, H, W) with N, H and W of x {tuple(x.shape)}, got {tuple(R.shape)}")
     with own_grad_mode(False):
-        c = class_indices(run(net.module, x), target, net.classes)[:, None]
+        c = class_indices(run(net.module, x.clone()), target, net.classes)[:, None]
         order = R.sum(1).flatten(1).argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(1).view(len(x), 1, *x.shape[2:])
         pixels = rank[0].numel()

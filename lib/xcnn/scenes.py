@@ -121,16 +121,15 @@ def tagged(scene, seed, words="© xcnn"):
     return image, mask
 
 
-def dataset(n, seed=0, progress=False, **knobs):
+def dataset(n, seed=0, **knobs):
     """Scenes as arrays, for training and testing.
 
     :param n: how many
     :param seed: of the first
-    :param progress: show a bar
     :param knobs: as in `render`
     :return: images (n, size, size, 3) uint8, labels (n,) int64: the index in `CLASSES` of each scene's first object
     """
-    scenes = (render(s, **knobs) for s in tqdm(range(seed, seed + n), disable=not progress, desc="scenes"))
+    scenes = (render(s, **knobs) for s in range(seed, seed + n))
     pairs = [(np.asarray(scene.image), CLASSES.index(scene.labels[0])) for scene in scenes]
     return np.stack([image for image, _ in pairs]), np.array([label for _, label in pairs])
 
@@ -139,7 +138,8 @@ def write(folder, n, seed=0, progress=False, **knobs):
     """Write scenes as a COCO folder: `images/*.png` and `annotations/instances.json`, exact masks as run lengths.
 
     :param folder: its path; made where there is none
-    :param n, seed, progress, knobs: as in `dataset`
+    :param n, seed, knobs: as in `dataset`
+    :param progress: show a bar
     :return: path of the annotation file
     """
     from pycocotools import mask as rle

@@ -69,6 +69,8 @@ def shap_cam(net, x, target=None, layer=None, score="logit", baseline="mean", es
     check(net.module, x)
     layer = last_layer(given, x) if layer is None else layer
     heads = [Remainder(net.module, one[None], layer) for one in x]
+    if (A := heads[0].A).ndim != 4:
+        raise InputError(f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); choose another layer")
     targets = class_indices(torch.cat([head.S for head in heads]), target, net.classes).tolist()
     values = [
         _values(Game(head, c, score, baseline), estimator, samples, seed)
@@ -113,7 +115,7 @@ class Game:
 
     def __init__(self, head, c, score="logit", baseline="mean"):
         self.head, self.c, self.score = head, c, score
-        _, C, self.h, self.w = head.A.shape if head.A.ndim == 4 else _no_maps(head)
+        _, C, self.h, self.w = head.A.shape
         self.P = self.h * self.w
         self.A = head.A.view(C, self.P).T
         self.base = self.A.mean(0) if baseline == "mean" else torch.zeros_like(self.A[0])
@@ -170,10 +172,6 @@ class Game:
         eps = torch.finfo(self.A.dtype).eps  # nearly additive is not additive: what differs must be rounding
         scale = eps**0.5 * (wanted - wanted[:1]).abs().max() + 100 * eps * wanted.abs().max()
         return got.shape == wanted.shape and bool((got - wanted).abs().max() <= scale)
-
-
-def _no_maps(head):
-    raise InputError(f"the layer puts out {tuple(head.A.shape)}, not maps (N, C, h, w); choose another layer")
 
 
 def path(L, b, c, order=2, nodes=16):

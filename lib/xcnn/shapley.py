@@ -7,7 +7,6 @@ coalition and a column for each player, and returns their values: (B,), or (B, K
 import math
 
 import torch
-from tqdm.auto import tqdm
 
 from .contract import InputError
 
@@ -40,7 +39,7 @@ def exact(v, n, batch=8192):
     return torch.stack(phi)
 
 
-def permutations(v, n, samples, seed=0, sobol=False, progress=False, batch=8192):
+def permutations(v, n, samples, seed=0, sobol=False, batch=8192):
     """Estimates of the Shapley values: the mean gain of each player over random orders of arrival.
 
     Unbiased; sum phi = v(all) - v(none) holds exactly. Source: Castro, Gomez, Tejada 2009,
@@ -52,7 +51,6 @@ def permutations(v, n, samples, seed=0, sobol=False, progress=False, batch=8192)
     :param seed: of the orders; the caller's random state is left alone
     :param sobol: draw the orders from a Sobol sequence, which covers them more evenly; the error then is smaller than
         the standard error says
-    :param progress: show a bar
     :param batch: coalitions per call of v, about
     :return: phi and its standard error, each (n,) or (n, K) float64
     :raises InputError: fewer than one player or two samples, a v that returns something else
@@ -65,7 +63,7 @@ def permutations(v, n, samples, seed=0, sobol=False, progress=False, batch=8192)
         points = torch.rand(samples, n, generator=torch.Generator().manual_seed(seed))
     orders = points.argsort(1)
     total = squares = 0
-    for order in tqdm(orders.split(max(1, batch // (n + 1))), disable=not progress, desc="orders"):
+    for order in orders.split(max(1, batch // (n + 1))):
         gain = gains(v, order)
         total, squares = total + gain.sum(0), squares + gain.square().sum(0)
     phi = total / samples

@@ -10,6 +10,7 @@
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 
@@ -127,6 +128,11 @@ class AllConvSmall(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.features(x).mean((2, 3)))
+
+
+def restore(module, path):
+    """Give a module the weights of a .safetensors file, which are stored in half precision."""
+    module.load_state_dict({key: v.float() if v.is_floating_point() else v for key, v in load_file(path).items()})
 
 
 BUILD = {"vgg_s": VGGSmall, "resnet_s": ResNetSmall, "googlenet_s": GoogLeNetSmall, "allconv_s": AllConvSmall}

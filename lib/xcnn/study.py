@@ -6,6 +6,7 @@ table and graphs.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -28,6 +29,7 @@ from .guided_backprop import guided_rule
 from .networks import load
 
 RULES = {"gradient": None, "deconvnet": deconv_rule, "guided_backprop": guided_rule}  # share one forward pass
+OPTIONS = {"lime": {"samples": 150}}  # not 1,000: one map costs that many runs of the network
 ORIGINAL = "original"
 KEY = ("source", "image", "class", "network", "size", "method")
 
@@ -59,8 +61,14 @@ class Case:
         if self.source == "scenes":
             scene = _scene(self.image, self.label)
             return scene.image, scene.mask(self.label)
-        folder = coco.Folder(self.source)
+        folder = _folder(self.source)
         return folder.image(self.image), folder.mask(self.image, self.label)
+
+
+@functools.lru_cache(maxsize=1)
+def _folder(source):
+    """Read once for all its cases: COCO's annotations are large."""
+    return coco.Folder(source)
 
 
 def _scene(seed, label):
@@ -292,5 +300,5 @@ def maps(net, x, targets, methods):
             (R, one), (L, two) = found["guided_backprop"], found["grad_cam"]
             found[method] = (L if isinstance(L, str) else R * L, one + two)
         if method not in found:
-            found[method] = timed(lambda method=method: METHODS[method](net, x, targets))
+            found[method] = timed(lambda method=method: METHODS[method](net, x, targets, **OPTIONS.get(method, {})))
         yield (method, *found[method])

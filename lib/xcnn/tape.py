@@ -1,7 +1,8 @@
 """The one way this library works inside a network: nothing in the network is replaced or rewritten.
 
 `Tape` sees every functional call of a forward pass, whether it comes from a module or from a plain function.
-`ReLURule` is what it does for deconvnet and guided backprop: a ReLU, however it is spelled, gets another way back.
+`ReLURule` is what it does at a ReLU for deconvnet, guided backprop and LRP: however it is spelled, it gets another way
+back.
 """
 
 import torch

@@ -184,7 +184,7 @@ def batch(path, out, assignment=None, limits=None, sandboxed=True, roster=None, 
     graded = mend.assignment(assignment)
     found += submissions.absent(roster, found) if roster else []
     if not found:
-        raise InputError(f"there are no submissions in {path}")
+        raise InputError(f"there are no submissions in {path}; name the folder or zip that holds the .ipynb files")
     if sandboxed:
         sandbox.check()
     source = Path(assignment).read_bytes()
