@@ -2,31 +2,19 @@
 
 import copy
 
-import captum.attr
 import pytest
 import torch
 import torchvision.models as zoo
 import xcnn
-from measure import side_by_side, table
-from test_cost import UNIT, unit
+from measure import UNIT, side_by_side
+from peers import WAYS
+from test_methods_cost import unit
 from xcnn.study import maps
 
+PEERS = {"gradient": "captum", "deconvnet": "captum", "guided backprop": "captum", "Grad-CAM": "pytorch-grad-cam",
+         "Guided Grad-CAM": "captum"}  # fmt: skip
 METHODS = ("gradient", "deconvnet", "guided_backprop", "grad_cam", "guided_grad_cam")
 FAMILIES = ("vgg11", "resnet18", "squeezenet1_1", "googlenet", "densenet121")
-
-
-def by_peers(module, layer, x, targets):
-    """The same maps, each from the library that has it, for the whole batch at once."""
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    of = module.get_submodule(layer)
-    yield captum.attr.Saliency(module).attribute(x.clone(), targets, abs=False)
-    yield captum.attr.Deconvolution(module).attribute(x.clone(), targets)
-    yield captum.attr.GuidedBackprop(module).attribute(x.clone(), targets)
-    with GradCAM(model=module, target_layers=[of]) as cam:
-        yield torch.from_numpy(cam(x, [ClassifierOutputTarget(c) for c in targets]))[:, None]
-    yield captum.attr.GuidedGradCam(module, of).attribute(x.clone(), targets)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -35,18 +23,16 @@ def test_records_per_second(name):
     """Eight pictures of 224 pixels by five methods are 40 records."""
     torch.manual_seed(0)
     module, x = zoo.get_model(name, weights=None).eval(), torch.randn(8, 3, 224, 224)
-    net, peer, mask, targets = xcnn.Network(module, size=224), copy.deepcopy(module), torch.ones(224, 224) > 0, [0] * 8
+    net, mask, targets = xcnn.Network(module, size=224), torch.ones(224, 224) > 0, [0] * 8
     mask[:100] = False
+    calls = [WAYS[method][library](copy.deepcopy(module), net.layer) for method, library in PEERS.items()]
     ways = {
         "xcnn study": lambda: [xcnn.energy_concentration(R, mask) for _, R, _ in maps(net, x, targets, METHODS)],
-        "captum and pytorch-grad-cam": lambda: [
-            xcnn.energy_concentration(R.detach(), mask) for R in by_peers(peer, net.layer, x, targets)
-        ],
+        "peers": lambda: [xcnn.energy_concentration(call(x, targets).detach(), mask) for call in calls],
     }
-    seconds = side_by_side(ways, 5)
-    ours, theirs = (len(METHODS) * len(x) / seconds[way] for way in ways)
-    print(f"\n{name}: {ours:.1f} records per second, by peers {theirs:.1f}: {ours / theirs:.2f} times as many")
-    assert ours >= 1.5 * theirs
+    times = side_by_side(ways, 5)["peers"]["times"]
+    print(f"\n{name}: {times:.2f} times as many records per second as captum and pytorch-grad-cam")
+    assert times >= 1.5
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -55,6 +41,6 @@ def test_cost_of_fixations(name):
     more = {"init_weights": False} if name == "googlenet" else {}
     module, x = zoo.get_model(name, weights=None, **more).eval(), torch.randn(1, 3, 224, 224)
     net = xcnn.Network(module, size=224)
-    seconds = side_by_side({UNIT: unit(module, x), "xcnn cnn_fixations": lambda: xcnn.cnn_fixations(net, x, 0)}, 7)
-    table(name, seconds, UNIT)
-    assert seconds["xcnn cnn_fixations"] <= 3 * seconds[UNIT]
+    taken = side_by_side({UNIT: lambda: unit(module, x, [0]), "ours": lambda: xcnn.cnn_fixations(net, x, 0)}, 7)["ours"]
+    print(f"\n{name}: CNN Fixations cost {taken['times']:.2f} ({taken['low']:.2f} to {taken['high']:.2f}) of the unit")
+    assert taken["times"] <= 3
