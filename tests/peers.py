@@ -41,7 +41,7 @@ def ours(method, **options):
             xcnn.Network(module, size=x.shape[-1]),
             x,
             targets,
-            **({"layer": layer} if "cam" in method else {}),
+            **({"layer": layer} if method.endswith("_cam") else {}),  # CAM has one layer only
             **options,
         )
     )

@@ -11,7 +11,7 @@ import torch
 from skimage.segmentation import slic
 from sklearn.linear_model import Ridge
 
-from .contract import InputError, check, class_indices, nearest, own_grad_mode, run
+from .contract import InputError, check, class_indices, nearest, own_grad_mode, run, run_many
 from .networks import as_network
 
 HIDDEN, SCORES = ("mean", "grey", "black"), ("probability", "logit")
@@ -83,7 +83,7 @@ def lime(net, x, target=None, segments=50, samples=1000, hidden="mean", score="p
             z[0] = True
             shown = torch.from_numpy(z).to(x.device)
             at, blank = torch.from_numpy(cut).to(x.device), _blank(net, one, cut, hidden)
-            S = [run(net.module, torch.where(some[:, at][:, None], one, blank)) for some in shown.split(batch)]
+            S = [run_many(net.module, torch.where(some[:, at][:, None], one, blank)) for some in shown.split(batch)]
             S = torch.cat(S).double()
             f = (S.softmax(1) if score == "probability" else S)[:, c].cpu().numpy()
             pi = np.sqrt(np.exp(-((1 - np.sqrt(z.mean(1))) ** 2) / kernel_width**2))

@@ -15,7 +15,7 @@ from .contract import InputError, check, class_scores, own_grad_mode, run
 from .lrp_rules import Layer, Weighed, chooser, per, rule_0
 from .networks import as_network
 from .operations import KIND, by_position, place, refuse, tensors
-from .tape import ReLURule, Tape
+from .tape import ReLURule, Tape, as_it_is
 
 
 def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
@@ -223,7 +223,7 @@ class Relevance:
         return func(*args, **kwargs)
 
     def routed(self, func, args, kwargs, maps):
-        return func(*args, **kwargs)
+        return as_it_is(func, args, kwargs)
 
     def other(self, func, args, kwargs, maps):
         y = func(*args, **kwargs)

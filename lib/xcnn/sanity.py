@@ -9,7 +9,7 @@ import torchvision.transforms.functional as TF
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from .contract import InputError, check, class_indices, own_grad_mode, run
+from .contract import InputError, check, class_indices, own_grad_mode, run, run_many
 from .networks import as_network
 
 
@@ -111,8 +111,8 @@ def _curve(net, x, R, target, steps, start, end):
         order = R.sum(1).flatten(1).argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(1).view(len(x), 1, *x.shape[2:])
         pixels = rank[0].numel()
-        p = [run(net.module, torch.where(rank < pixels * k / steps, end, start)).softmax(1) for k in range(steps + 1)]
-    return torch.stack([one.gather(1, c)[:, 0] for one in p], 1).double().cpu()
+        p = [run_many(net.module, torch.where(rank < pixels * k / steps, end, start)) for k in range(steps + 1)]
+    return torch.stack([one.softmax(1).gather(1, c)[:, 0] for one in p], 1).double().cpu()
 
 
 def _sizes(R, Q):
