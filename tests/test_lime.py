@@ -191,6 +191,24 @@ def test_seeds_batches_and_random_state():
     torch.testing.assert_close(R[1:], lime(net, x[1:], 4, samples=30), rtol=1e-9, atol=1e-12)
 
 
+def test_a_network_may_look_at_its_maps_by_view():
+    """`view` refuses channels that lie last in memory; the map is that of the same network without it."""
+
+    class Viewing(torch.nn.Module):
+        def __init__(self, flat):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.fc, self.flat = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Linear(4 * 15 * 15, 5), flat
+
+        def forward(self, x):
+            return self.fc(self.flat(self.conv(x).relu()))
+
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    by_view, by_flatten = (Viewing(flat).eval() for flat in (lambda A: A.view(len(A), -1), lambda A: A.flatten(1)))
+    R, Q = (xcnn.lime(module, x, 2, samples=40) for module in (by_view, by_flatten))
+    torch.testing.assert_close(R, Q)
+
+
 def test_own_segments_may_have_any_numbers():
     net = network("resnet_s")
     x, cut = torch.cat([scene(net, 1), scene(net, 2)]), grid()
