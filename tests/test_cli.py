@@ -140,7 +140,7 @@ def test_scenes_with_a_bad_seed(capsys):
 
 
 @pytest.mark.parametrize("argv", [[], ["explian"], ["explain"], ["scenes", "x", "-n", "many"],
-                                  ["study", "--sizes", "big"]])  # fmt: skip
+                                  ["study", "--sizes", "big"], ["study", "--sizes", "224,5000"]])  # fmt: skip
 def test_wrong_usage(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(argv)

@@ -199,6 +199,9 @@ def test_box_iou_by_hand():
 def test_chance_is_what_a_flat_map_gets():
     _, masks = scattered()
     assert torch.allclose(chance(masks), energy_concentration(torch.ones(6, 1, 24, 24), masks))
+    assert chance(masks[0]).tolist() == chance(masks)[:1].tolist()
+    with pytest.raises(xcnn.InputError, match="mask must be bool"):
+        chance(masks.int())
 
 
 # ---- does the network agree?

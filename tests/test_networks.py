@@ -70,6 +70,16 @@ def test_probabilities_and_top():
         assert [q for _, _, q in top] == pytest.approx(row.sort(descending=True)[0][:3].tolist())
 
 
+def test_few_classes_and_a_network_that_works_in_place():
+    class Halving(nn.Module):
+        def forward(self, x):
+            return x.mul_(0.5).mean((2, 3))
+
+    x = torch.rand(1, 3, 8, 8)
+    before = x.clone()
+    assert len(xcnn.Network(Halving().eval(), "halving").top(x)[0]) == 3 and torch.equal(x, before)
+
+
 # ---- pictures
 
 
