@@ -9,21 +9,29 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+import torchvision.transforms.functional as TF
 import xcnn
+from PIL import Image
 from tqdm.auto import tqdm
 from xcnn import coco
 from xcnn.evaluate import dilated
 from xcnn.networks import REAL
-from xcnn.study import prepared
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "fixations.json"
+
+
+def mask_as_seen(mask, size):
+    """A mask (H, W) resized and cropped as `Network.preprocess` does with its picture; what is recorded was cut so."""
+    image = TF.resize(Image.fromarray(mask), size, TF.InterpolationMode.NEAREST)
+    return np.asarray(TF.center_crop(image, size)) > 0
 
 
 def rows(net, data):
     """A row for each picture and category that the network gets right."""
     for category, kinds in coco.class_map().items():
         for image in data.ids(category) if category in data.categories else []:
-            x, mask = prepared(net, data.image(image), data.mask(image, category), net.size)
+            x, mask = net.preprocess(data.image(image)), mask_as_seen(data.mask(image, category), net.size)
             c = net.predict(x).argmax().item()
             if c in kinds and mask.any():
                 mask = dilated(mask, 0.2)
