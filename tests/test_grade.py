@@ -226,7 +226,7 @@ def test_batch(locked_room, tiny, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         expected = batch(folder, tiny.parent, server.getsockname()[1], gigabytes)
         assert len(expected) >= 16
-        limits = ["--timeout", "14", "--cell-timeout", "6", "--memory", str(gigabytes)]
+        limits = ["--timeout", "20", "--cell-timeout", "6", "--memory", str(gigabytes)]
         where = ["--assignment", str(tiny), "--out", str(out), "--feedback", str(pages)]
         assert main([str(folder), *where, *limits]) == 0
         assert not select.select([server], [], [], 0)[0], "a submission connected to a port of this machine"
