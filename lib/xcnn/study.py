@@ -116,7 +116,7 @@ def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, clus
     :param cases: from `cases`
     :param networks: names, see `xcnn.load`
     :param sizes: "original", or sides in pixels
-    :param methods: names in `METHODS`; None: all. LIME takes fewer samples here, see `OPTIONS`
+    :param methods: names in `METHODS`; None: all. LIME takes 150 samples here
     :param batch: pictures of one size that go through a network together
     :param cluster: a dask.distributed Client whose workers share the work; None: this process does it
     :param progress: show a bar
