@@ -183,6 +183,20 @@ def test_intervals_cover_the_true_mean_as_often_as_they_say():
     assert 0.88 <= covered / 200 <= 0.99
 
 
+@pytest.mark.parametrize("hue", [None, "network", "size"])
+def test_graph_says_what_the_table_says(whole, hue):
+    frame = report.read(whole[0])
+    ax = report.graph(frame, hue).axes[0]
+    order = [label.get_text() for label in ax.get_yticklabels()]
+    assert order == list(report.table(frame).index)
+    *dots, _chance = ax.lines
+    assert len(dots) == (frame[hue].nunique() if hue else 1)
+    for dot, ends in zip(dots, ax.collections, strict=True):
+        rows = report.table(frame[frame[hue].astype(str) == dot.get_label()] if hue else frame).loc[order]
+        assert dot.get_xdata() == pytest.approx(rows["mean"].to_numpy())
+        assert np.array(ends.get_segments())[:, :, 0] == pytest.approx(rows[["low", "high"]].to_numpy())
+
+
 def test_graphs_are_written(whole, tmp_path):
     paths = report.graphs(report.read(whole[0]), tmp_path)
     assert {p.name for p in paths} == {f"{n}.{s}" for n in ("methods", "networks", "sizes") for s in ("png", "pdf")}

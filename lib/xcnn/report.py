@@ -7,7 +7,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn
 
 from .contract import InputError
 
@@ -69,27 +68,29 @@ def left_out(frame):
 
 
 def graph(frame, hue=None):
-    """Mean energy concentration of each method with its 95 % interval; a dashed line at chance.
-
-    Dots of one network or size are single means, so their intervals are over records.
+    """What `table` says, drawn: the mean P of each method, its 95 % interval; a dashed line at the mean chance.
 
     :param frame: from `read`
-    :param hue: "network" or "size", one dot for each; None: over all of them
+    :param hue: "network" or "size", a dot for each; None: one dot over all of them
     :return: matplotlib Figure
     """
-    good, order = frame[frame.status == "ok"], list(table(frame).index)
-    figure, ax = plt.subplots(figsize=(7.2, 0.8 + 0.3 * len(order)), layout="constrained")
-    look = (
-        {"hue": hue, "dodge": good[hue].nunique() > 1 and 0.5, "palette": "colorblind"} if hue else {"color": "#2166ac"}
-    )
-    look |= {"linestyle": "none", "markersize": 4, "err_kws": {"linewidth": 1.4}, "seed": 0}
-    if not hue:  # as in `table`: four networks are not four pictures
-        good = good.groupby(["method", *PICTURE], as_index=False)[["P", "area"]].mean()
-    seaborn.pointplot(good, x="P", y="method", order=order, ax=ax, **look)
+    good, rows = frame[frame.status == "ok"], table(frame)
+    order, parts = list(rows.index), [(None, rows)]
+    if hue:
+        parts = [(name, table(part).reindex(order)) for name, part in good.groupby(hue, sort=False)]
+    with plt.style.context("tableau-colorblind10"):
+        figure, ax = plt.subplots(figsize=(7.2, 0.8 + 0.3 * len(order)), layout="constrained")
+    for k, (name, rows) in enumerate(parts):
+        y = np.arange(len(order)) + 0.5 * ((k + 0.5) / len(parts) - 0.5)
+        (dots,) = ax.plot(rows["mean"], y, "o", ms=4, label=name)
+        ax.hlines(y, rows.low, rows.high, color=dots.get_color(), lw=1.4)
     ax.axvline(good.area.mean(), color="0.5", ls="--", lw=1)
     ax.annotate("chance", (good.area.mean(), 1), (2, -9), xycoords=("data", "axes fraction"),
                 textcoords="offset points", color="0.4", fontsize=8)  # fmt: skip
-    ax.set(xlabel="energy concentration P, mean and 95 % interval", ylabel="", xlim=(0, 1))
+    ax.set(xlabel="energy concentration P, mean and 95 % interval", xlim=(0, 1), yticks=range(len(order)),
+           yticklabels=order, ylim=(len(order) - 0.5, -0.5))  # fmt: skip
+    if hue:
+        ax.legend(title=hue)
     plt.close(figure)
     return figure
 
