@@ -10,7 +10,7 @@ import xcnn
 from hypothesis import settings
 
 matplotlib.use("Agg")
-settings.register_profile("long", max_examples=2000)  # `pytest --hypothesis-profile long`: see oracles.examples
+settings.register_profile("long", max_examples=15_000)  # `pytest --hypothesis-profile long`: see oracles.examples
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, with one processor each
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)

@@ -48,6 +48,6 @@ def assert_near(R, oracle, tolerance=1e-6):
 
 
 def examples(n):
-    """Settings of a property: n examples, the same in each run. With `--hypothesis-profile long` 20 n, always new."""
+    """Settings of a property: n examples, the same in each run. With `--hypothesis-profile long` 150 n, always new."""
     times = settings().max_examples // 100
     return settings(deadline=None, max_examples=n * times, derandomize=times == 1, suppress_health_check=HealthCheck)
