@@ -1,7 +1,8 @@
-"""Networks to compare methods on, and what close enough means."""
+"""Networks to compare methods on, what close enough means, and what else several tests need."""
 
 import copy
 import functools
+import hashlib
 
 import torch
 import torchvision.models as zoo
@@ -9,8 +10,13 @@ import xcnn
 from conftest import SMALL
 from hypothesis import HealthCheck, settings
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 TARGETS = [1, 4, 7]
+# these give (N, 3, H, W), the others one channel
+COLOURED = {"gradient", "deconvnet", "guided_backprop", "guided_grad_cam", "lrp", "deep_taylor"}
+MEAN, STD = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (xcnn.networks.MEAN, xcnn.networks.STD))
+LOW, HIGH = -MEAN / STD, (1 - MEAN) / STD  # the least and largest of a pixel
 
 
 @functools.cache
@@ -51,3 +57,32 @@ def examples(n):
     """Settings of a property: n examples, the same in each run. With `--hypothesis-profile long` 150 n, always new."""
     times = settings().max_examples // 100
     return settings(deadline=None, max_examples=n * times, derandomize=times == 1, suppress_health_check=HealthCheck)
+
+
+def with_maps(module, layer, x, A):
+    """The scores when a layer puts out A, the whole network run: by a hook, as the published algorithm does it."""
+    handle = module.get_submodule(layer).register_forward_hook(lambda *_: A.clone())
+    with torch.no_grad():
+        S = module(x.expand(len(A), -1, -1, -1))
+    handle.remove()
+    return S
+
+
+def state(module, x):
+    """All that a caller could find changed."""
+
+    def hooks(part):
+        return [list(v) for k, v in sorted(vars(part).items()) if k.endswith("_hooks") and isinstance(v, dict)]
+
+    return {
+        "weights": {k: hashlib.sha256(v.numpy().tobytes()).digest() for k, v in module.state_dict().items()},
+        "grad": {k: None if p.grad is None else p.grad.sum().item() for k, p in module.named_parameters()},
+        "requires_grad": {k: p.requires_grad for k, p in module.named_parameters()},
+        "training": {k: part.training for k, part in module.named_modules()},
+        "modules": {k: id(part) for k, part in module.named_modules()},
+        "hooks": {k: hooks(part) for k, part in module.named_modules()},
+        "global hooks": [len(v) for k, v in vars(torch_module).items() if k[:8] == "_global_" and k[-5:] == "hooks"],
+        "random": torch.get_rng_state().tolist(),
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "x": (x.tolist(), x.requires_grad, x.grad),
+    }  # fmt: skip

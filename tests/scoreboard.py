@@ -6,10 +6,9 @@
 import copy
 
 import torch
-from oracles import TARGETS, batch, network
+from oracles import TARGETS, batch, network, state
 from peers import WAYS
-from test_contract import state
-from test_pixel_methods import by_autograd, rewritten
+from rewritten import by_autograd, rewritten
 from torch import nn
 
 FAMILIES = ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "inception_v3", "mobilenet_v2", "densenet121"]

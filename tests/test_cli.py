@@ -1,6 +1,9 @@
 """The command line: what it writes, and one line on stderr for everything that can go wrong."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -185,3 +188,20 @@ def test_a_real_network(real, capsys):
     assert main(["explain", str(picture), "--network", "resnet18", "--out", "zebra.png"]) == 0
     assert "zebra (340)" in capsys.readouterr().out.splitlines()[0]
     assert Image.open("zebra.png").size == (448, 448)
+
+
+def test_a_files_name_that_is_no_text(scene, tmp_path):
+    """Linux names are bytes: what cannot be shown is escaped, in answers and errors; the picture is there."""
+    path = os.fsencode(tmp_path) + b"/clock\xff.png"
+    try:
+        os.link(scene, path)
+    except OSError:
+        pytest.skip("this file system wants names that are text")
+    run = [sys.executable, "-m", "xcnn", "explain"]
+    done = subprocess.run([*run, path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.splitlines()[-1] == r"wrote clock\udcff_grad_cam_resnet_s.png"
+    assert os.path.exists(b"clock\xff_grad_cam_resnet_s.png")
+    lost = subprocess.run([*run, path + b"x"], capture_output=True, text=True, timeout=300)
+    (line,) = lost.stderr.splitlines()
+    assert lost.returncode == 2 and line.startswith("xcnn: ") and r"clock\udcff.pngx" in line

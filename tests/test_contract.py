@@ -1,7 +1,6 @@
 """What every method promises, and what it says when it is called wrongly."""
 
 import copy
-import hashlib
 import inspect
 
 import pytest
@@ -11,15 +10,13 @@ import xcnn
 from conftest import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import COLOURED, state
 from torch import nn
-from torch.nn.modules import module as torch_module
 from xcnn import InputError
 
 METHODS = list(xcnn.METHODS)
 OPTIONS = {name: inspect.signature(method).parameters for name, method in xcnn.METHODS.items()}
 LAYERED = [name for name in METHODS if "layer" in OPTIONS[name] and "unit" not in OPTIONS[name]]
-# these give (N, 3, H, W), the others one channel
-COLOURED = {"gradient", "deconvnet", "guided_backprop", "guided_grad_cam", "lrp", "deep_taylor"}
 GAP = ["resnet_s", "googlenet_s", "allconv_s"]
 PAIRS = [(method, name) for method in METHODS for name in SMALL if (method, name) != ("cam", "vgg_s")]
 
@@ -89,26 +86,6 @@ def test_works_whatever_the_callers_grad_mode(method, context):
         inside = explain(method, xcnn.load("resnet_s"), images(), 3)  # network and image made in there, too
     xcnn.load.cache_clear()
     assert torch.equal(R, inside)
-
-
-def state(module, x):
-    """All that a caller could find changed."""
-
-    def hooks(part):
-        return [list(v) for k, v in sorted(vars(part).items()) if k.endswith("_hooks") and isinstance(v, dict)]
-
-    return {
-        "weights": {k: hashlib.sha256(v.numpy().tobytes()).digest() for k, v in module.state_dict().items()},
-        "grad": {k: None if p.grad is None else p.grad.sum().item() for k, p in module.named_parameters()},
-        "requires_grad": {k: p.requires_grad for k, p in module.named_parameters()},
-        "training": {k: part.training for k, part in module.named_modules()},
-        "modules": {k: id(part) for k, part in module.named_modules()},
-        "hooks": {k: hooks(part) for k, part in module.named_modules()},
-        "global hooks": [len(v) for k, v in vars(torch_module).items() if k[:8] == "_global_" and k[-5:] == "hooks"],
-        "random": torch.get_rng_state().tolist(),
-        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "x": (x.tolist(), x.requires_grad, x.grad),
-    }  # fmt: skip
 
 
 class Fails(nn.Module):

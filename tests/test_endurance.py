@@ -12,7 +12,6 @@ import psutil
 import pytest
 import torch
 import xcnn
-from test_contract import METHODS
 from torch import nn
 
 OPTIONS = {"lime": {"samples": 20, "segments": torch.arange(12 * 12).view(12, 12) // 18}, "shap_cam": {"samples": 8}}
@@ -75,14 +74,14 @@ BIG = {"lime": {"segments": torch.arange(32 * 32).view(32, 32) // 128}}
 
 
 def all_methods(net, x):
-    for method in METHODS:
+    for method in xcnn.METHODS:
         explain(method, net, x, **BIG.get(method, {}))
 
 
 def test_memory_stays_flat_over_five_hundred_explanations():
     tensors, bytes_ = growth_alone(functools.partial(all_methods, Small(), images(side=32)), 46)
-    assert 46 * len(METHODS) > 500 and tensors == 0
-    assert bytes_ < 46 * len(METHODS) * MAP / 4, "a map kept by every fourth explanation would be more than this"
+    assert 46 * len(xcnn.METHODS) > 500 and tensors == 0
+    assert bytes_ < 46 * len(xcnn.METHODS) * MAP / 4, "a map kept by every fourth explanation would be more than this"
 
 
 def leak_of_map(net, x, kept):
@@ -207,7 +206,7 @@ def test_threads_that_load_a_network_at_once_get_the_same():
 # ---- precision and device
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", xcnn.METHODS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
 def test_half_precision(method, dtype, tolerance):
     """The whole map's error, as a share of its size: weights and pixels themselves are rounded to 2^-11 or 2^-8."""
@@ -220,7 +219,7 @@ def test_half_precision(method, dtype, tolerance):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", xcnn.METHODS)
 def test_cuda_gives_what_the_cpu_gives(method):
     wanted = explain(method, Small().double(), images(2).double())
     R = explain(method, Small().double().cuda(), images(2).double().cuda())

@@ -13,8 +13,7 @@ import xcnn
 import zennit.composites as zc
 import zennit.rules as zr
 from conftest import SMALL
-from oracles import TARGETS, assert_near, batch, images, network
-from test_contract import state
+from oracles import HIGH, LOW, TARGETS, assert_near, batch, images, network, state
 from torch import nn
 from xcnn import InputError
 from xcnn.lrp import deep_taylor, lrp
@@ -26,8 +25,6 @@ from zennit.types import Linear as WeightedLayer
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in ("Input Tensor 0", "`torch.jit", "The .grad")]
 FAMILIES = ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "densenet121", "mobilenet_v2"]
 TINY = 1e-30  # zennit adds it to what it divides by; we add nothing
-MEAN, STD = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (xcnn.networks.MEAN, xcnn.networks.STD))
-LOW, HIGH = -MEAN / STD, (1 - MEAN) / STD
 
 
 # ---- zennit

@@ -9,11 +9,8 @@ import torch.nn.functional as F
 import xcnn
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracles import assert_near, examples
-from test_contract import COLOURED, METHODS, state
-from test_lrp import HIGH, LOW
-from test_pixel_methods import RuleReLU
-from test_shap_cam import with_maps
+from oracles import COLOURED, HIGH, LOW, assert_near, examples, state, with_maps
+from rewritten import RuleReLU
 from torch import nn
 from xcnn import InputError
 
@@ -204,7 +201,7 @@ def layers(net, at):
     return f"features.{k}", net.features[: k + 1], nn.Sequential(*net.features[k + 1 :], net.head)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", xcnn.METHODS)
 @examples(15)
 @given(plan=plans(), n=st.integers(1, 3), targets=st.none() | st.lists(st.integers(0, 3), min_size=3, max_size=3))
 def test_promises(method, plan, n, targets):

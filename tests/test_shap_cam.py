@@ -10,7 +10,7 @@ import torchvision.models as zoo
 import xcnn
 import xcnn.photos
 from conftest import SMALL
-from oracles import network
+from oracles import network, with_maps
 from torch import nn
 from xcnn import InputError, shapley
 from xcnn.remainder import Remainder
@@ -28,15 +28,6 @@ HEADS = {
 
 def picture(side, seed=0):
     return torch.randn(1, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def with_maps(module, layer, x, A):
-    """The scores when a layer puts out A, the whole network run: by a hook, as the published algorithm does it."""
-    handle = module.get_submodule(layer).register_forward_hook(lambda *_: A.clone())
-    with torch.no_grad():
-        S = module(x.expand(len(A), -1, -1, -1))
-    handle.remove()
-    return S
 
 
 def published(module, layer, x, c, score="logit", zero=False, end=None):

@@ -15,6 +15,11 @@ RESULTS = ROOT / "data" / "results" / "bench.json"
 UNIT = "one forward pass + input gradient"
 
 
+def unit(module, x, targets):
+    leaf = x.clone().requires_grad_()
+    torch.autograd.grad(module(leaf)[range(len(x)), targets].sum(), leaf)
+
+
 def side_by_side(calls, seconds, rounds=3):
     """What each call costs as a multiple of the first, paired round by round, every round in another order.
 

@@ -11,17 +11,12 @@ import torch
 import torchvision.models as zoo
 import xcnn
 from conftest import SMALL
-from measure import UNIT, peak_memory, record, show, side_by_side
+from measure import UNIT, peak_memory, record, show, side_by_side, unit
 from peers import WAYS
 from scoreboard import answers
 
 NETWORKS = ["resnet18", "squeezenet1_1", "vgg11", *SMALL]
 SECONDS = 40  # for each table; more where one round takes longer
-
-
-def unit(module, x, targets):
-    leaf = x.clone().requires_grad_()
-    torch.autograd.grad(module(leaf)[range(len(x)), targets].sum(), leaf)
 
 
 def network(name):

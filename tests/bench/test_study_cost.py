@@ -6,9 +6,8 @@ import pytest
 import torch
 import torchvision.models as zoo
 import xcnn
-from measure import UNIT, side_by_side
+from measure import UNIT, side_by_side, unit
 from peers import WAYS
-from test_methods_cost import unit
 from xcnn.study import maps
 
 PEERS = {"gradient": "captum", "deconvnet": "captum", "guided backprop": "captum", "Grad-CAM": "pytorch-grad-cam",
