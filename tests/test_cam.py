@@ -10,6 +10,7 @@ import torchvision.models as zoo
 import xcnn
 from conftest import SMALL
 from oracles import TARGETS, assert_near, batch, images, network
+from torch import nn
 
 GAP = ["resnet_s", "googlenet_s", "allconv_s", "resnet18", "googlenet"]
 
@@ -41,6 +42,19 @@ def test_grad_cam_equals_captum(name, layer):
 def test_grad_cam_default_layer_is_the_last(name):
     net, x = network(name), images(name)
     assert_near(xcnn.grad_cam(net, x, TARGETS), captum_grad_cam(net.module, list(net.layers)[-1], x, TARGETS))
+
+
+def test_the_default_layer_does_not_depend_on_the_picture():
+    """Where an image is too dim to be clipped, ReLU6 changes nothing, and looks like a layer not worth asking."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8)).eval()
+    net[0].weight.data.abs_(), net[0].bias.data.abs_()
+    dim = torch.rand(1, 3, 8, 8) + 0.1
+    assert torch.equal(net[0](dim), net[:2](dim)) and not torch.equal(net[0](9 * dim), net[:2](9 * dim))
+    both = xcnn.grad_cam(net, torch.cat([dim, 9 * dim]), 2, relu=False)
+    for k, x in enumerate((dim, 9 * dim)):
+        torch.testing.assert_close(both[k : k + 1], xcnn.grad_cam(net, x, 2, "1", relu=False))
+        torch.testing.assert_close(both[k : k + 1], xcnn.grad_cam(net, x, 2, relu=False))
 
 
 def test_signed_grad_cam_keeps_what_relu_removes():

@@ -219,6 +219,13 @@ def test_a_file_of_something_else_is_not_touched(tmp_path):
     assert path.read_text() == "my notes\n"
 
 
+def test_what_is_named_twice_is_asked_once(tmp_path):
+    cases = study.cases(classes=["clock", "clock"], images=1)
+    assert [case.key for case in cases] == [case.key for case in study.cases(classes=["clock"], images=1)]
+    made = study.run(tmp_path / "r.jsonl", cases, ["vgg_s"] * 2, [32] * 2, ["gradient"] * 2, progress=False)
+    assert made == len(report.read(tmp_path / "r.jsonl")) == 1
+
+
 # ---- many machines
 
 

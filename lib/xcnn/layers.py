@@ -68,14 +68,16 @@ def capture(module, layer, cut=True):
         raise InputError(f"layer {layer!r} does not run when this network classifies an image; choose another layer")
 
 
-def spatial_layers(module, x):
+def spatial_layers(module, like):
     """The layers worth offering: for each map size, the last block that puts it out.
 
     A block that changes the size more than once (such as a `features` container) is opened; a block that changes
     nothing is passed over, and so is one that runs more than once. Where all maps lie inside blocks that end in a
     single position (such as a container that ends in the global average), these are opened, too.
 
-    :param x: image batch (N, 3, H, W) that is run through the network once, without gradients
+    Noise is run through the network once, without gradients: the answer is the same for all images of a size.
+
+    :param like: image batch (N, 3, H, W) of that size, type and device
     :return: dict name -> (C, H, W), in the order of execution
     """
     ran = []
@@ -90,7 +92,7 @@ def spatial_layers(module, x):
         return hook
 
     with hooked([(part, note(name)) for name, part in module.named_modules() if name]), torch.no_grad():
-        run(module, x)
+        run(module, torch.randn(1, *like.shape[1:], generator=torch.Generator().manual_seed(0)).to(like))
 
     def sizes(block):
         inside = [(before, after[1:]) for name, before, after, _ in ran if f"{name}.".startswith(f"{block}.")]

@@ -54,7 +54,7 @@ class Network:
     def layers(self):
         """Layers worth offering in a slider, in order: name -> (C, H, W) for an image of the default size."""
         like = next(self.module.parameters(), torch.empty(0))
-        x = torch.randn(1, 3, self.size, self.size, generator=torch.Generator().manual_seed(0)).to(like)
+        x = torch.zeros(1, 3, self.size, self.size).to(like)
         check(self.module, x)
         return spatial_layers(self.module, x)
 
@@ -115,10 +115,10 @@ def as_network(net):
 
 
 def last_layer(net, x):
-    """The last spatial layer of a `Network`, or of a bare module for images like x."""
+    """The last spatial layer of a `Network`, or of a bare module for images of the size of x."""
     if isinstance(net, Network):
         return net.layer
-    layers = spatial_layers(net, x[:1].clone())
+    layers = spatial_layers(net, x)
     if not layers:
         raise InputError("this network has no layer that puts out maps; name one with layer=")
     return list(layers)[-1]

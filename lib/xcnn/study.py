@@ -91,12 +91,12 @@ def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
     """
     if source == "scenes":
         known = scenes.CLASSES
-        classes = known[:6] if classes is None else classes
+        classes = dict.fromkeys(known[:6] if classes is None else classes)
         numbered = {name: range(seed + 1000 * k, seed + 1000 * k + images) for k, name in enumerate(classes)}
     else:
         folder = coco.Folder(source)
         known = [name for name in folder.categories if name in coco.class_map() or name in scenes.CLASSES]
-        classes = known if classes is None else classes
+        classes = dict.fromkeys(known if classes is None else classes)
         numbered = {name: folder.ids(name)[:images] for name in classes if name in known}
     for name in classes:
         if name not in known:
@@ -125,7 +125,8 @@ def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, clus
     """
     from . import METHODS
 
-    methods = list(METHODS) if methods is None else list(methods)
+    methods = METHODS if methods is None else methods
+    networks, sizes, methods = map(dict.fromkeys, (networks, sizes, methods))  # what is named twice is asked once
     for name in methods:
         if name not in METHODS:
             raise InputError(f"unknown method {name!r}; {nearest(name, METHODS)}")
