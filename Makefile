@@ -54,7 +54,7 @@ study: $(BIN)/with-book weights
 	$(BIN)/python tools/study_fixations.py $(COCO)
 	@mkdir -p runs/coco && test ! -f $(RECORDS) -o -f runs/coco/records.jsonl || gzip -dc $(RECORDS) > runs/coco/records.jsonl
 	$(STUDY) --methods gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations
-	$(STUDY) --methods lime --sizes 224 --networks squeezenet1_1  # the rest would take a day
+	$(STUDY) --methods lime --sizes 224  # one map is 150 runs of the network: the original sizes would take a day
 	gzip -9 -n -c runs/coco/records.jsonl > $(RECORDS)
 
 gallery: $(BIN)/with-book weights

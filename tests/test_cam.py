@@ -115,6 +115,50 @@ def test_signed_cam_averages_to_the_score_less_the_bias():
     assert_near(xcnn.cam(net, x, TARGETS, relu=False).mean((1, 2, 3)), S.detach())
 
 
+AVERAGES = {
+    "mean": lambda A: A.mean((2, 3)), "by name": lambda A: torch.mean(input=A, dim=(2, 3)),
+    "flattened": lambda A: A.flatten(2).mean(2), "view": lambda A: A.view(*A.shape[:2], -1).mean(-1),
+    "one side after the other": lambda A: A.mean(3).mean(2), "sum": lambda A: A.sum((2, 3)) / A[0, 0].numel(),
+    "module": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), "window": lambda A: F.avg_pool2d(A, 6)[:, :, 0, 0],
+}  # fmt: skip
+
+
+class Averages(nn.Module):
+    def __init__(self, average):
+        super().__init__()
+        self.conv, self.fc, self.average = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), average
+
+    def forward(self, x):
+        return self.fc(self.average(self.conv(x).relu()))
+
+
+@pytest.mark.parametrize("form", AVERAGES)
+@pytest.mark.parametrize("side", [8, 3])  # maps of 6 x 6, and of a single position
+def test_every_spelling_of_the_average(form, side):
+    if side == 3 and form not in ("mean", "by name", "module"):
+        return  # in these forms one position is its own mean, and nothing tells a mean from a copy
+    torch.manual_seed(0)
+    net, x = Averages(AVERAGES[form]).eval().double(), torch.randn(2, 3, side, side, dtype=torch.float64)
+    M = torch.einsum("k,nkyx->nyx", net.fc.weight[2], net.conv(x).relu())[:, None]
+    wanted = F.interpolate(M, (side, side), mode="bilinear", align_corners=False)
+    assert_near(xcnn.cam(net, x, 2, relu=False), wanted.detach(), 1e-12)
+
+
+def test_a_layer_that_runs_once_for_each_image_is_refused():
+    class Loop(Averages):
+        def forward(self, x):
+            return torch.cat([super(Loop, self).forward(one) for one in x.split(1)])
+
+    net, x = Loop(AVERAGES["mean"]).eval(), torch.randn(2, 3, 8, 8)
+    with pytest.raises(xcnn.InputError, match="1 maps for 2 images; explain them one by one"):
+        xcnn.grad_cam(net, x, 1, layer="conv")
+
+
+def test_cams_layer_is_named_with_the_nearest():
+    with pytest.raises(xcnn.InputError, match="did you mean 'layer3'"):
+        xcnn.cam(network("resnet_s"), images("resnet_s"), 1, layer="layr3")
+
+
 @pytest.mark.parametrize("name", ["vgg_s", "vgg11"])
 def test_cam_refuses_a_network_without_global_average(name):
     net = network("vgg_s") if name == "vgg_s" else zoo.vgg11(weights=None).eval().double()

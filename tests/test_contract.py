@@ -1,10 +1,13 @@
 """What every method promises, and what it says when it is called wrongly."""
 
+import contextlib
 import copy
 import inspect
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.models as zoo
 import xcnn
 from conftest import SMALL
@@ -59,7 +62,7 @@ def test_targets_in_every_form(method):
     net, x = xcnn.load("resnet_s"), images(2)
     R = explain(method, net, x, 3)
     name = net.classes[3]
-    for target in (name, [3, 3], (3, name), torch.tensor(3), torch.tensor([3, 3])):
+    for target in (name, [3, 3], (3, name), torch.tensor(3), torch.tensor([3, 3]), np.array(3), np.array([3, 3])):
         assert torch.equal(R, explain(method, net, x, target)), target
     top = net.predict(x).argmax(1)
     assert torch.equal(explain(method, net, x), explain(method, net, x, top))
@@ -119,6 +122,66 @@ def test_nothing_of_the_callers_is_changed(method, name, fails):
         before = state(module, x)
         explain(method, module, x, 3)
     assert state(module, x) == before
+
+
+class Cuts(nn.Module):
+    """A network that switches gradients off before its last layers."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.net(x)
+
+
+@pytest.mark.parametrize(
+    "method", ["gradient", "deconvnet", "guided_backprop", "guided_grad_cam", "lrp", "deep_taylor"]
+)
+def test_a_network_that_cuts_the_gradient(method):
+    with pytest.raises(InputError, match=r"switches gradients off|does not depend on layer"):
+        explain(method, Cuts(xcnn.load("resnet_s").module).eval(), images(1), 3)
+
+
+class Rolls(nn.Module):
+    """A network with the common mistake F.dropout(x): it is always on."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(F.dropout(F.relu(self.conv(x))).mean((2, 3)))
+
+
+@every_method
+def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_been_drawn(method):
+    torch.manual_seed(0)
+    net, x = Rolls().eval(), images(1, 16, 16)
+    before = torch.get_rng_state()
+    with contextlib.suppress(InputError):  # where dropout that is always on is refused
+        explain(method, net, x, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_draws_no_random_numbers():
+    xcnn.load.cache_clear()
+    before = torch.get_rng_state()
+    xcnn.load("resnet_s")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_method
+def test_images_of_another_type_than_the_weights(method):
+    with pytest.raises(InputError, match=r"x is torch.float64 on cpu, the network's weights are torch.float32"):
+        explain(method, xcnn.load("allconv_s"), images(1).double(), 3)
+
+
+@pytest.mark.parametrize("name", ["cam", "grad_cam"])
+def test_a_map_has_the_type_of_the_images_under_autocast(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert explain(name, xcnn.load("allconv_s"), images(1), 3).dtype == torch.float32
 
 
 @every_pair

@@ -736,6 +736,16 @@ def test_families_without_rules_are_refused(name, says):
         lrp(zoo.get_model(name, weights=None).eval(), torch.randn(1, 3, 64, 64), 3)
 
 
+@pytest.mark.parametrize("part", ["", "layer2", "fc"])
+def test_a_hook_of_the_callers_own_changes_nothing(part):
+    net, x, met = network("resnet_s"), images("resnet_s"), []
+    module = copy.deepcopy(net.module)
+    module.get_submodule(part).register_full_backward_hook(lambda *_: met.append(part))
+    for rule in ("epsilon_plus", "z+"):
+        assert_near(lrp(module, x, TARGETS, rule), lrp(net.module, x, TARGETS, rule), 1e-12)
+    assert met
+
+
 def test_a_network_that_switches_gradients_off():
     class Off(nn.Module):
         def __init__(self, net):

@@ -88,6 +88,7 @@ FORMS = {
     "F.hardtanh_": lambda x: F.hardtanh_(x, 0.0, 6.0), "clamp": lambda x: x.clamp(min=0),
     "torch.clamp": lambda x: torch.clamp(x, 0), "clamp_": lambda x: x.clamp_(min=0.0), "clip": lambda x: x.clip(0),
     "clamp_min": lambda x: torch.clamp_min(x, 0), "threshold": nn.Threshold(0, 0),
+    "torch.threshold": lambda x: torch.threshold(x, 0, 0), "clamp as relu6": lambda x: x.clamp(0, 6),
     "in place on a view": lambda x: (x[:, :].relu_(), x)[1],
 }  # fmt: skip
 

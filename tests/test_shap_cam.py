@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import sys
 
 import pytest
 import torch
@@ -53,6 +54,36 @@ def published(module, layer, x, c, score="logit", zero=False, end=None):
 
 
 # ---- the network above a layer
+
+
+class Gated(nn.Module):
+    """Squeeze-and-excitation with linear layers below the last maps, and a fully connected head above them."""
+
+    def __init__(self, blocks=3):
+        super().__init__()
+        self.first, self.scale = nn.Conv2d(3, 8, 3, stride=2), nn.Parameter(torch.full((1,), -0.7))
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(blocks))
+        self.gates = nn.ModuleList(nn.Linear(8, 8) for _ in range(blocks))
+        self.last, self.head = nn.Identity(), nn.Sequential(nn.Linear(8 * 9, 12), nn.ReLU(), nn.Linear(12, 5))
+
+    def forward(self, x):
+        scale, A = self.scale.abs(), self.first(x).relu()
+        for conv, gate in zip(self.convs, self.gates, strict=True):
+            A = conv(A).relu() * gate(A.mean((2, 3))).sigmoid()[:, :, None, None]
+        return self.head((scale * self.last(A)).flatten(1))
+
+
+@pytest.mark.parametrize("together", [None, 1])  # 1: every coalition goes through the head alone
+def test_linear_layers_below_and_a_vector_of_one_number(together, monkeypatch):
+    if together:
+        monkeypatch.setattr(sys.modules["xcnn.shap_cam"], "TOGETHER", together)
+    torch.manual_seed(0)
+    net, x = Gated().eval().double(), picture(7)
+    layer, phi = "last", shapley.exact(published(net, "last", x, 2), 9)
+    R = xcnn.shap_cam(net, x, 2, layer=layer, estimator="exact", relu=False)
+    torch.testing.assert_close(R.values[0].phi.flatten(), phi, rtol=1e-9, atol=1e-12)
+    game = Game(Remainder(net, x, layer), 2)
+    assert game.L is None and (game.D is not None) == (together is None)  # the head's own layer has the table
 
 
 @pytest.mark.parametrize("name", [*SMALL, "resnet18", "densenet121", "googlenet", "squeezenet1_1", "mobilenet_v2"])

@@ -60,7 +60,10 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
         a = class_scores(S, target, net.classes) if layer is None else unit_values(seen[0], layer, unit)
         R = []
         for rule in rules:  # noqa: B007
-            (one,) = torch.autograd.grad(a.sum(), x, retain_graph=len(R) + 1 < len(rules))
+            keep = len(R) + 1 < len(rules)
+            one = torch.autograd.grad(a.sum(), x, retain_graph=keep, allow_unused=True)[0] if a.requires_grad else None
+            if one is None:
+                raise InputError(f"the scores of {net.name} do not depend on the image, or it switches gradients off")
             R.append(one)
     if any(rules) and not relus.met:
         warnings.warn(f"{net.name} has no ReLU, so this is its plain gradient", stacklevel=4)

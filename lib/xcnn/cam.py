@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from .contract import InputError, check, class_indices, own_grad_mode, run, to_image_size
-from .networks import as_network
+from .layers import find_layer
+from .networks import as_network, last_layer
+from .operations import KIND, tensors
 from .tape import Tape
 
 
@@ -22,9 +24,11 @@ def cam(net, x, target=None, layer=None, relu=True):
     :return: (N, 1, H, W), not normalised, enlarged bilinearly
     :raises InputError: see `contract.check`; a head of another kind; another layer
     """
-    net = as_network(net)
-    if layer is not None and layer != net.layer:
-        raise InputError(f"CAM exists only at the last spatial layer, {net.layer!r}; for {layer!r} use grad_cam")
+    given, net = net, as_network(net)
+    check(net.module, x)
+    if layer is not None and layer != (last := last_layer(given, x)):
+        find_layer(net.module, layer)
+        raise InputError(f"CAM exists only at the last spatial layer, {last!r}; for {layer!r} use grad_cam")
     S, A, W = gap_head(net, x)
     w = W[class_indices(S, target, net.classes)]
     M = torch.einsum("nk,nkyx->nyx", w, A)[:, None]
@@ -40,13 +44,16 @@ def gap_head(net, x):
     """
     net = as_network(net)
     check(net.module, x)
-    found = {}
+    found, maps = {}, None
 
     def watch(func, args, kwargs):
+        nonlocal maps
+        a = next(iter(tensors([*args, *kwargs.values()])), None)
+        if a is not None and a.ndim == 4 and (a.shape[2:].numel() > 1 or KIND.get(func) == "average"):
+            maps = a  # the last ones seen: they may become their means in one step or in several
         result = func(*args, **kwargs)
-        A = args[0] if args else None
-        if _is_global_average(A, result):
-            found.update(A=A.clone(), W=torch.eye(A.shape[1], dtype=A.dtype, device=A.device), b=0)
+        if _is_global_average(maps, result):
+            found.update(A=maps.clone(), W=torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device), b=0)
         elif func in (F.linear, F.conv2d, torch.conv2d) and "A" in found:
             found.update(_linear_part(*args, **kwargs))
         return result
@@ -70,10 +77,8 @@ def _linear_part(_input, weight, bias=None, *_, **__):
 
 
 def _is_global_average(A, result):
-    """Did this call turn maps A (N, C, h, w) into their means, whatever it is called?"""
-    if not (isinstance(A, torch.Tensor) and isinstance(result, torch.Tensor)):
-        return False
-    if A.ndim != 4 or A.shape[2] * A.shape[3] == 1 or result.numel() != A.shape[0] * A.shape[1]:
+    """Is this result the means of maps A (N, C, h, w), whatever the call or calls that made it?"""
+    if A is None or not isinstance(result, torch.Tensor) or result.shape.numel() != A.shape[:2].numel():
         return False
     return _equal(result.flatten(1), A.mean((2, 3)), A.abs().mean((2, 3)))
 

@@ -57,6 +57,12 @@ def run(module, x):
                 f"an image of {x.shape[2]}x{x.shape[3]} does not fit this network's fully connected layers: {error}; "
                 "net.preprocess(image) gives the network's own size"
             ) from error
+        like = next(module.parameters(), x)
+        if (x.dtype, x.device) != (like.dtype, like.device):
+            raise InputError(
+                f"x is {x.dtype} on {x.device}, the network's weights are {like.dtype} on {like.device}; "
+                "use x.to(next(model.parameters()))"
+            ) from error
         raise
     if not isinstance(S, torch.Tensor) or S.ndim != 2 or len(S) != len(x):
         got = tuple(S.shape) if isinstance(S, torch.Tensor) else type(S).__name__
@@ -74,8 +80,11 @@ def run_many(module, x):
 
 @contextlib.contextmanager
 def own_grad_mode(enabled):
-    """Gradients on or off for our own work, whatever the caller's context (no_grad and inference_mode included)."""
-    with torch.inference_mode(False), torch.set_grad_enabled(enabled):
+    """Gradients on or off for our own work, whatever the caller's context (no_grad and inference_mode included).
+
+    The caller's random numbers go on as if nothing had been drawn, also where dropout is always on.
+    """
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled), torch.random.fork_rng(devices=[]):
         yield
 
 
@@ -91,7 +100,7 @@ def class_indices(S, target, classes=()):
     N, K = S.shape
     if target is None:
         return S.argmax(1)
-    if isinstance(target, torch.Tensor):
+    if hasattr(target, "tolist"):  # of torch or NumPy
         target = target.tolist()
     many = list(target) if not isinstance(target, (str, int)) and hasattr(target, "__iter__") else [target] * N
     if len(many) != N:
@@ -125,4 +134,4 @@ def class_scores(S, target, classes=()):
 
 def to_image_size(M, x):
     """A map (N, 1, h, w) enlarged to the pixels of x, bilinearly: (N, 1, H, W)."""
-    return F.interpolate(M, x.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(M.to(x.dtype), x.shape[-2:], mode="bilinear", align_corners=False)

@@ -30,6 +30,8 @@ def grad_cam(net, x, target=None, layer=None, relu=True):
         (A,) = seen
         if A.ndim != 4:
             raise InputError(f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); choose another layer")
+        if len(A) != len(x):
+            raise InputError(f"layer {layer!r} puts out {len(A)} maps for {len(x)} images; explain them one by one")
         S_c = class_scores(S, target, net.classes)
         dA = torch.autograd.grad(S_c.sum(), A, allow_unused=True)[0] if S_c.requires_grad else None
         if dA is None:

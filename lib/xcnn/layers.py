@@ -5,7 +5,7 @@ import threading
 
 import torch
 
-from .contract import InputError, nearest, run
+from .contract import InputError, nearest, own_grad_mode, run
 
 
 def find_layer(module, layer):
@@ -91,7 +91,7 @@ def spatial_layers(module, like):
 
         return hook
 
-    with hooked([(part, note(name)) for name, part in module.named_modules() if name]), torch.no_grad():
+    with hooked([(part, note(name)) for name, part in module.named_modules() if name]), own_grad_mode(False):
         run(module, torch.randn(1, *like.shape[1:], generator=torch.Generator().manual_seed(0)).to(like))
 
     def sizes(block):

@@ -30,7 +30,7 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
     | "epsilon"    | epsilon=1e-6    | all                                                               |
     | "gamma"      | gamma=0.25      | all                                                               |
     | "alpha_beta" | alpha=2, beta=1 | all; alpha - beta = 1                                             |
-    | "z+"         |                 | all; like alpha_beta with 1 and 0                                 |
+    | "z+"         |                 | all; alpha_beta with 1 and 0, but see `lrp_rules.rule_z_plus`      |
     | "zB"         | low, high       | the first, z+ above; bounds of normalised pixels, from net's mean and std |
     | "w2", "flat" |                 | the first, z+ above                                               |
 
@@ -125,7 +125,10 @@ class Relevance:
         if not maps:
             with torch.no_grad() if given else contextlib.nullcontext():
                 return func(*args, **kwargs)
-        if any(a.grad_fn not in self.made for a in maps):
+        for a in maps:  # a hook of the caller's own on the way back: what passes there is as it was
+            if type(a.grad_fn).__name__ == "BackwardHookFunctionBackward" and len(a.grad_fn.next_functions) == 1:
+                self.made[a.grad_fn] = self.made.get(a.grad_fn.next_functions[0][0])
+        if any(self.made.get(a.grad_fn) is None for a in maps):
             self.refuse("an operation that works unseen (scripted, or an autograd.Function of its own)")
         args, kwargs = by_position(args, kwargs)
         y = HANDLERS.get(KIND.get(func), Relevance.other)(self, func, args, kwargs, maps)

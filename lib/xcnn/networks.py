@@ -76,6 +76,9 @@ class Network:
         rgb = to_rgb(image)
         size = self.size if size is DEFAULT_SIZE else size
         if size is not None:
+            if not hasattr(size, "__index__") or size < 1:
+                raise InputError(f"size is a side in pixels, 1 or more, or None for the picture's own; got {size!r}")
+            size = size.__index__()
             if max(rgb.size) > LONGEST * min(rgb.size):
                 raise InputError(f"a picture of {rgb.width} x {rgb.height} is too long to be resized; cut it first")
             rgb = TF.center_crop(TF.resize(rgb, size, antialias=True), size)
@@ -172,7 +175,8 @@ def load(name):
     :raises InputError: unknown name (with the nearest ones), or weights that cannot be had (with file and folder)
     """
     if name in SMALL or name == small_networks.TAGGED:
-        module = small_networks.build(name, len(SCENE_CLASSES))
+        with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be overwritten
+            module = small_networks.build(name, len(SCENE_CLASSES))
         small_networks.restore(module, data_folder() / "weights" / f"{name}.safetensors")
         return Network(module.eval(), name, list(SCENE_CLASSES), size=128)
 
@@ -184,7 +188,7 @@ def load(name):
     weights = next(iter(zoo.get_model_weights(name)))  # the first published set, IMAGENET1K_V1
     fetch_weights(weights)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # torchvision's own notes on how it initialises
             module = zoo.get_model(name, weights=weights)
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:

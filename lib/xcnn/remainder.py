@@ -49,7 +49,8 @@ class Remainder:
         def recall(func, args, kwargs):
             known = self.memory[k] if (k := next(calls, None)) is not None else None
             if isinstance(known, torch.Tensor):
-                return known.expand(B, *known.shape[1:]) if known.shape[:1] == (1,) else known
+                one = known.ndim > 1 and len(known) == 1  # of the one image; a vector of one number fits any batch
+                return known.expand(B, *known.shape[1:]) if one else known
             return func(*args, **kwargs)
 
         with own_grad_mode(False), hooked([(self.layer, lambda *_: A)]), Tape(recall):

@@ -20,6 +20,7 @@ from .remainder import Remainder
 
 SCORES, BASELINES = ("logit", "probability"), ("mean", "zero")
 ESTIMATORS = ("auto", "exact", "permutation", "path")
+TOGETHER = 2**25  # numbers in maps that go through a head at once
 TRUST = 0.2  # where the second order corrects the first by more along the path, it is not trusted
 
 
@@ -132,7 +133,7 @@ class Game:
             return self.b + S.to(self.L) @ self.L
         if self.D is not None:
             return self.above(self.d + S.to(self.D) @ self.D)
-        return self.head(self.maps(S))
+        return torch.cat([self.head(self.maps(some)) for some in S.split(max(1, TOGETHER // self.A.numel()))])
 
     def maps(self, S):
         """The layer's maps (B, C, h, w) where only the positions in S are present."""
@@ -149,11 +150,20 @@ class Game:
 
     def _linear_table(self):
         """The head's first fully connected layer of a coalition is d + sum_{i in S} D_i; and the network above it."""
-        module, seen = self.head.module, []
+        if self.P * self.A.numel() > 4 * TOGETHER:
+            return None, None, None
+        module, above, seen = self.head.module, [], []
         alone = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0  # each position alone, then none
-        note = lambda name: lambda _m, _i, h: seen.append((name, h.clone()))  # noqa: E731
+
+        def note(name):
+            def hook(_module, _inputs, h):
+                if above:  # calls below the layer are answered from memory, and must not become more
+                    seen.append((name, h.clone()))
+
+            return hook
+
         linear = [(part, note(name)) for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
-        with hooked(linear):
+        with hooked([(self.head.layer, lambda *_: above.append(True)), *linear]):
             self.head(self.maps(alone))
         if not seen or seen[0][1].ndim != 2:
             return None, None, None

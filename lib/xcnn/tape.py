@@ -34,13 +34,13 @@ def _threshold(threshold, value, inplace=False):
 
 
 def _clamp(min=None, max=None):
-    return min if max is None else None
+    return min if max is None or max == 6 else None  # ReLU6; with another top it is a gate, or keeps values in bounds
 
 
 # every call that may be a ReLU -> the bound below which it lets nothing through, read from its other arguments
 RELUS = dict.fromkeys([F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu6], _relu)
 RELUS |= dict.fromkeys([F.hardtanh, F.hardtanh_], _hardtanh)  # nn.ReLU6 is a hardtanh from 0 to 6
-RELUS |= dict.fromkeys([F.threshold, F.threshold_], _threshold)
+RELUS |= dict.fromkeys([F.threshold, F.threshold_, torch.threshold, torch.threshold_], _threshold)
 RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp, at.clamp_, at.clip, at.clip_)], _clamp)
 RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp_min, at.clamp_min_)], _clamp)
 
