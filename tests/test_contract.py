@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import COLOURED, state
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from xcnn import InputError
 
 METHODS = list(xcnn.METHODS)
@@ -163,6 +164,14 @@ def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_been_drawn(method)
     with contextlib.suppress(InputError):  # where dropout that is always on is refused
         explain(method, net, x, 1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in LAYERED])
+def test_a_network_that_torch_fx_has_fused(method):
+    module, x = xcnn.load("resnet_s").module, images(1)
+    fused = fuse(module)
+    assert any(part.training for part in fused.modules())  # shells that hold the parts, left in train mode
+    torch.testing.assert_close(explain(method, fused, x, 3), explain(method, module, x, 3), rtol=1e-3, atol=1e-3)
 
 
 def test_loading_draws_no_random_numbers():

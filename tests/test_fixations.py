@@ -515,3 +515,23 @@ def test_an_operation_without_a_rule_off_the_path_does_no_harm():
 def test_bad_units(options, says):
     with pytest.raises(InputError, match=says):
         cnn_fixations(xcnn.load("vgg_s"), scene(0).float(), **options)
+
+
+class ByName(nn.Module):
+    """Weights by name, as a function may be called."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x):
+        A = F.conv2d(input=x, weight=self.conv.weight, bias=self.conv.bias).relu()
+        return F.linear(A.mean((2, 3)), weight=self.fc.weight, bias=self.fc.bias)
+
+
+def test_weights_by_name():
+    torch.manual_seed(0)
+    net, x = ByName().eval(), torch.rand(1, 3, 9, 9)
+    plain = nn.Sequential(net.conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.fc).eval()
+    found = cnn_fixations(net, x, 2).values[0].found
+    assert len(found) and torch.equal(found, cnn_fixations(plain, x, 2).values[0].found)

@@ -746,6 +746,28 @@ def test_a_hook_of_the_callers_own_changes_nothing(part):
     assert met
 
 
+class Add(nn.Module):
+    def forward(self, a, b):
+        return a + b
+
+
+def test_a_hook_on_a_part_with_two_inputs():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.fc, self.add = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 8), Add()
+
+        def forward(self, x):
+            return self.fc(self.add(self.first(x), self.second(x).relu()).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net, x, met = Joined().eval().double(), batch(16), []
+    before = lrp(net, x, TARGETS)
+    net.add.register_full_backward_hook(lambda *_: met.append(1))
+    assert_near(lrp(net, x, TARGETS), before, 1e-12)
+    assert met
+
+
 def test_a_network_that_switches_gradients_off():
     class Off(nn.Module):
         def __init__(self, net):

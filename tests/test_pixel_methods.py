@@ -129,6 +129,7 @@ def test_every_spelling_of_relu(method, form, keeps):
 @every_rule
 @pytest.mark.parametrize("unit", [nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Hardsigmoid(), nn.LeakyReLU(),
                                   nn.Hardtanh(), nn.Threshold(0.1, 0), lambda x: x.clamp(0, 1),
+                                  lambda x: x.clamp(torch.zeros(4, 1, 1), torch.ones(4, 1, 1)),
                                   lambda x: x.clamp(min=-1)])  # fmt: skip
 def test_what_is_no_relu_keeps_its_derivative_and_is_said(method, unit):
     net, x = one_relu(unit)

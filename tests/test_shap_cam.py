@@ -73,6 +73,43 @@ class Gated(nn.Module):
         return self.head((scale * self.last(A)).flatten(1))
 
 
+class Awkward(nn.Module):
+    """Values from below the layer that are changed in place above it, a call that returns two things, a shared ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 8, 3)
+        self.relu, self.fc, self.pool = nn.ReLU(), nn.Linear(8, 5), nn.MaxPool2d(2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(2)
+
+    def forward(self, x):
+        A = self.relu(self.first(x))
+        A += self.second(A)
+        y, switches = self.pool(A)
+        A = A + self.unpool(self.second(y), switches)
+        return self.fc(self.relu(self.third(A)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["first", "second", "third", "relu"])
+def test_remainder_of_an_awkward_network(layer):
+    torch.manual_seed(0)
+    net, x = Awkward().eval().double(), picture(10)
+    head, runs = Remainder(net, x, layer), []
+    A = torch.cat([head.A, 0.5 * head.A, head.A.roll(1, 2)])
+
+    def last(_module, _inputs, out):
+        runs.append(out)
+        return A if len(runs) == 1 + (layer in ("second", "relu")) else None
+
+    handle = net.get_submodule(layer).register_forward_hook(last)
+    with torch.no_grad():
+        wanted = net(x.expand(3, -1, -1, -1))
+    handle.remove()
+    for _ in range(2):  # nothing that is remembered has changed
+        torch.testing.assert_close(head(A), wanted, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(head(A[:1]), wanted[:1], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("together", [None, 1])  # 1: every coalition goes through the head alone
 def test_linear_layers_below_and_a_vector_of_one_number(together, monkeypatch):
     if together:

@@ -29,7 +29,7 @@ def check(module, x):
     :raises InputError: naming what is wrong and what to do
     """
     for name, part in module.named_modules():
-        if part.training:
+        if part.training and type(part) is not torch.nn.Module:  # torch.fx leaves empty shells in train mode
             raise InputError(
                 f"{'the network' if not name else repr(name)} is in train mode; call .eval() on the model first"
             )
@@ -110,7 +110,7 @@ def class_indices(S, target, classes=()):
 
 def _class_index(one, K, classes):
     if isinstance(one, str):
-        if not classes:
+        if not len(classes):
             raise InputError(
                 f"this network's class names are not known, so {one!r} means nothing; give the class index"
             )

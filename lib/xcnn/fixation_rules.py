@@ -80,7 +80,10 @@ def fixed(w):
 
 
 def linear(call, i, s, inside):
-    a, w = call.args[:2]
+    def parse(a, weight, bias=None):
+        return a, weight
+
+    a, w = parse(*call.args, **call.kwargs)
     fixed(w)
     below = a
     while below.y.ndim < 4 and RULES.get(KIND.get(below.func)) in (moved, passed):
@@ -93,9 +96,9 @@ def linear(call, i, s, inside):
 
 
 def convolution(call, i, s, inside):
-    def parse(a, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+    def parse(a, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         both = lambda v: v if isinstance(v, tuple | list) else (v, v)  # noqa: E731
-        return a, w, both(stride), both(padding), both(dilation), groups
+        return a, weight, both(stride), both(padding), both(dilation), groups
 
     def border(p, k, d):
         reach = {"same": d * (k - 1), "valid": 0}.get(p)
@@ -123,7 +126,7 @@ def convolution(call, i, s, inside):
 
 def batch_norm(call, i, s, inside):
     def parse(a, mean, var, weight=None, *_, **__):
-        return a, torch.ones(a.y.shape[1]) if weight is None else weight
+        return a, torch.ones(a.y.shape[1], device=a.y.device) if weight is None else weight
 
     a, weight = parse(*call.args, **call.kwargs)
     yield a, i, torch.where((weight < 0)[i // a.y[0, 0].numel()], -s, s)

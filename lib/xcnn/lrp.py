@@ -126,8 +126,8 @@ class Relevance:
             with torch.no_grad() if given else contextlib.nullcontext():
                 return func(*args, **kwargs)
         for a in maps:  # a hook of the caller's own on the way back: what passes there is as it was
-            if type(a.grad_fn).__name__ == "BackwardHookFunctionBackward" and len(a.grad_fn.next_functions) == 1:
-                self.made[a.grad_fn] = self.made.get(a.grad_fn.next_functions[0][0])
+            if type(a.grad_fn).__name__ == "BackwardHookFunctionBackward":
+                self.made[a.grad_fn] = self.made.get(a.grad_fn.next_functions[a.output_nr][0])
         if any(self.made.get(a.grad_fn) is None for a in maps):
             self.refuse("an operation that works unseen (scripted, or an autograd.Function of its own)")
         args, kwargs = by_position(args, kwargs)

@@ -34,7 +34,9 @@ def _threshold(threshold, value, inplace=False):
 
 
 def _clamp(min=None, max=None):
-    return min if max is None or max == 6 else None  # ReLU6; with another top it is a gate, or keeps values in bounds
+    return (
+        min if max is None or (isinstance(max, int | float) and max == 6) else None
+    )  # ReLU6; with another top it is a gate, or keeps values in bounds
 
 
 # every call that may be a ReLU -> the bound below which it lets nothing through, read from its other arguments
@@ -79,7 +81,8 @@ class ReLURule:
 
     A ReLU is any call in `RELUS` that turns negative values into 0: a module, a function, a method, in place or not,
     also one that stops at 6. Smooth units (SiLU, GELU, Hardswish, ...) and those with a slope below 0 (leaky ReLU)
-    are none, and keep their derivative. met: how many there were.
+    are none, and keep their derivative. Not seen: a ReLU written as `where`, `maximum`, a product with a mask, or as an
+    operator below torch's functions. met: how many there were.
     """
 
     def __init__(self, relu_with):
