@@ -19,7 +19,7 @@ ENTRIES = {
         "_FUNCTIONS = (": f"_FUNCTIONS = ({NAME}, ",
         "__all__ = [": f'__all__ = ["{NAME}", ',
     },
-    "tests/test_contract.py": {"COLOURED = {": f'COLOURED = {{"{NAME}", '},
+    "tests/oracles.py": {"COLOURED = {": f'COLOURED = {{"{NAME}", '},
 }
 
 
