@@ -34,9 +34,8 @@ def _threshold(threshold, value, inplace=False):
 
 
 def _clamp(min=None, max=None):
-    return (
-        min if max is None or (isinstance(max, int | float) and max == 6) else None
-    )  # ReLU6; with another top it is a gate, or keeps values in bounds
+    stops_at_6 = isinstance(max, int | float) and max == 6  # with another top it is a gate, or keeps values in bounds
+    return min if max is None or stops_at_6 else None
 
 
 # every call that may be a ReLU -> the bound below which it lets nothing through, read from its other arguments
