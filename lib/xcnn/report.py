@@ -1,5 +1,6 @@
 """What a study found: its records as a table, with intervals and chance, and as graphs."""
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -56,9 +57,15 @@ def table(frame, by="method", seed=0):
 
 def _interval(of_picture, seed, times=2000):
     """Bootstrap interval of sum / count over pictures, (n, 2) -> low, high."""
-    drawn = np.random.default_rng(seed).integers(len(of_picture), size=(times, len(of_picture)))
-    total, count = of_picture[drawn].sum(1).T
+    total, count = (_drawn(len(of_picture), seed, times) @ of_picture).T
     return np.quantile(total / count, [0.025, 0.975])
+
+
+@functools.lru_cache(8)  # one draw serves all methods that saw the same pictures
+def _drawn(n, seed, times):
+    """How often each of n pictures is drawn in each of so many draws of n, (times, n)."""
+    drawn = np.random.default_rng(seed).integers(n, size=(times, n))
+    return np.stack([np.bincount(one, minlength=n) for one in drawn])
 
 
 def left_out(frame):
