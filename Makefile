@@ -14,13 +14,13 @@ NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
 BAKED := XCNN_EXPLORER=baked XCNN_STUDY=$(CURDIR)/_build/study XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames
 RECORDS := data/results/coco_study.jsonl.gz
 STUDY = $(BIN)/python -m xcnn study $(COCO) --images 1000 --largest --networks squeezenet1_1,mobilenet_v2,resnet18 --out runs/coco
-ENGINE := $(wildcard lib/xcnn/*.py data/*.json data/weights/* data/results/*) pyproject.toml
+ENGINE := $(wildcard lib/xcnn/*.py lib/xcnn/*/*.py data/*.json data/weights/* data/results/*) pyproject.toml
 
 book: $(BIN)/with-book notebooks weights _build/fresh
 	@mkdir -p _build/static/frames && cp data/gallery/*.webp _build/static/frames
-	@$(BAKED) $(BIN)/python tools/run_chapters.py
+	@$(BAKED) $(BIN)/python -m tools.book.run_chapters
 	$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --quiet
-	@$(BIN)/python tools/check_book.py
+	@$(BIN)/python -m tools.book.check_book
 	@echo "The book is at _build/html/index.html"
 
 test: $(BIN)/with-test book machine
@@ -33,42 +33,42 @@ lab: $(BIN)/with-book notebooks
 
 notebooks: $(NOTEBOOKS)
 
-notebooks/%.ipynb: notebooks/%.md tools/notebooks.py pyproject.toml | $(BIN)/with-book
-	$(BIN)/python tools/notebooks.py $<
+notebooks/%.ipynb: notebooks/%.md tools/book/derive_notebooks.py pyproject.toml | $(BIN)/with-book
+	$(BIN)/python -m tools.book.derive_notebooks $<
 
 coursework: $(BIN)/with-coursework
-	$(BIN)/python tools/coursework.py
+	$(BIN)/python -m tools.book.derive_coursework
 
 weights: $(BIN)/with-book
-	@$(BIN)/python tools/weights.py
+	@$(BIN)/python -m tools.data.fetch_weights
 
 models: $(BIN)/with-book
-	$(BIN)/python tools/train.py
+	$(BIN)/python -m tools.data.train
 
 bench: $(BIN)/with-bench book
 	$(BIN)/python -m pytest tests/bench -s
 
 study: $(BIN)/with-book weights
 	@test -d "$(COCO)/annotations" || (echo "Name a COCO folder: make study COCO=folder" && false)
-	$(BIN)/python tools/study_shap_cam.py $(COCO)
-	$(BIN)/python tools/study_fixations.py $(COCO)
+	$(BIN)/python -m tools.data.study_shap_cam $(COCO)
+	$(BIN)/python -m tools.data.study_fixations $(COCO)
 	@mkdir -p runs/coco && test ! -f $(RECORDS) -o -f runs/coco/records.jsonl || gzip -dc $(RECORDS) > runs/coco/records.jsonl
 	$(STUDY) --methods gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations
 	$(STUDY) --methods lime --sizes 224  # one map is 150 runs of the network: the original sizes would take a day
 	gzip -9 -n -c runs/coco/records.jsonl > $(RECORDS)
 
 gallery: $(BIN)/with-book weights
-	$(BIN)/python tools/gallery.py
+	$(BIN)/python -m tools.data.draw_gallery
 
 pdf: $(BIN)/with-pdf book
-	@$(BIN)/python tools/pdf.py
+	@$(BIN)/python -m tools.book.print_pdf
 	@echo "The printed book is at _build/pdf/xcnn.pdf"
 
 links: $(BIN)/with-book
-	@$(BIN)/python tools/links.py
+	@$(BIN)/python -m tools.book.check_links
 
 test-colab: $(BIN)/with-test
-	$(BIN)/python tools/colab.py
+	$(BIN)/python -m tools.book.run_on_colab
 
 # What a chapter shows depends on the library, its data and the weights found: when they change, run the chapters again.
 _build/fresh: $(ENGINE) .venv/weights.txt

@@ -1,7 +1,6 @@
 """What the tests share: where things are, and the real networks and photographs where the machine has them."""
 
 import os
-from pathlib import Path
 
 import matplotlib
 import pytest
@@ -9,15 +8,13 @@ import torch
 import xcnn
 from hypothesis import settings
 
+from tests.helpers.places import REAL
+
 matplotlib.use("Agg")
 settings.register_profile("long", max_examples=15_000)  # `pytest --hypothesis-profile long`: see oracles.examples
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, with one processor each
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-
-ROOT = Path(__file__).resolve().parents[1]
-REAL = Path(os.environ.get("XCNN_REAL", ROOT.parent / "shared/real"))
-SMALL = ["vgg_s", "resnet_s", "googlenet_s", "allconv_s"]
 
 
 def pytest_ignore_collect(collection_path, config):

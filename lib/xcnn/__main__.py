@@ -9,9 +9,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from . import METHODS, load, report, scenes, show, study
-from .contract import InputError, nearest
-from .networks import SMALL
+from . import report, scenes, show, study
+from .errors import InputError, nearest
+from .loading import SMALL, load
+from .methods import METHODS
 
 PATIENCE = 20  # seconds to wait for a Dask scheduler
 LARGEST = 4096  # pixels: a batch of larger pictures would not fit into most memories

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
-from .contract import InputError, nearest
-from .networks import data_folder, to_rgb
+from .errors import InputError, nearest
+from .loading import data_folder
+from .photos import to_rgb
 
 
 class Folder:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, label
 
-from .contract import InputError
+from .errors import InputError
 
 
 def energy_concentration(R, mask, dilate=0.2):

@@ -5,7 +5,7 @@ Layer l = 1 ... L turns a(l-1) into z(l) = W(l) a(l-1) + b(l) and a(l) = f(z(l))
 
 import numpy as np
 
-from .contract import InputError
+from .errors import InputError
 
 
 def sigmoid(z):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .contract import InputError
+from .errors import InputError
 
 
 def step(z):

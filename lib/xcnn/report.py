@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .contract import InputError
+from .errors import InputError
 
 PICTURE = ["source", "image", "class"]
 

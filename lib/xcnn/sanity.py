@@ -9,7 +9,9 @@ import torchvision.transforms.functional as TF
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from .contract import InputError, check, class_indices, own_grad_mode, run, run_many
+from .engine.contract import check, class_indices, own_grad_mode, run
+from .engine.fast import run_many
+from .errors import InputError
 from .networks import as_network
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from tqdm.auto import tqdm
 
-from .contract import InputError, nearest
-from .objects import DRAW, draw, ring, shade_of
+from .errors import InputError, nearest
+from .scene_objects import DRAW, draw, ring, shade_of
 
 CLASSES = tuple(DRAW)
 # knob -> (lowest, highest) a caller may ask for

@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +20,11 @@ import torchvision.transforms.functional as TF
 from tqdm.auto import tqdm
 
 from . import coco, scenes
-from .backprop import pixel_gradients
-from .contract import InputError, nearest
-from .deconvnet import deconv_rule
+from .errors import InputError, nearest
 from .evaluate import dilated, energy_concentration
-from .guided_backprop import guided_rule
-from .networks import load
+from .loading import load
+from .methods import METHODS, explain_all
 
-RULES = {"gradient": None, "deconvnet": deconv_rule, "guided_backprop": guided_rule}  # share one forward pass
 OPTIONS = {"lime": {"samples": 150}}  # not 1,000: one map costs that many runs of the network
 ORIGINAL = "original"
 KEY = ("source", "image", "class", "network", "size", "method")
@@ -123,8 +119,6 @@ def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, clus
     :return: number of records made
     :raises InputError: unknown network or method, a file of something else
     """
-    from . import METHODS
-
     methods = METHODS if methods is None else methods
     networks, sizes, methods = map(dict.fromkeys, (networks, sizes, methods))  # what is named twice is asked once
     for name in methods:
@@ -229,7 +223,7 @@ def records(cases, network, size, methods):
         return
     keys, x, masks, targets = zip(*ready, strict=True)
     grown = torch.from_numpy(np.stack([dilated(mask, 0.2) for mask in masks]))
-    for method, R, seconds in maps(net, torch.cat(x), list(targets), methods):
+    for method, R, seconds in explain_all(net, torch.cat(x), list(targets), methods, OPTIONS):
         if isinstance(R, str):
             yield from (key | {"method": method, "status": R} for key in keys)
             continue
@@ -272,34 +266,3 @@ def class_index(net, label, x):
     if not kinds:
         raise InputError(f"{net.name} knows no kind of {label}")
     return kinds[int(net.predict(x)[0, kinds].argmax())]
-
-
-def maps(net, x, targets, methods):
-    """The map of each method, one by one, and what it took. What can share a forward pass does.
-
-    :param net, x: as in `gradient`
-    :param targets: one class per image
-    :param methods: names in `METHODS`
-    :return: generator of (name, map, seconds); where a method refuses, its message comes instead of the map
-    """
-    from . import METHODS
-
-    def timed(make):
-        start = time.perf_counter()
-        try:
-            return make(), time.perf_counter() - start
-        except InputError as error:
-            return str(error), 0.0
-
-    found, pixel = {}, [method for method in methods if method in RULES]
-    if pixel:
-        R, seconds = timed(lambda: pixel_gradients(net, x, targets, rules=[RULES[method] for method in pixel]))
-        R = [R] * len(pixel) if isinstance(R, str) else R
-        found = {method: (one, seconds / len(pixel)) for method, one in zip(pixel, R, strict=True)}
-    for method in methods:
-        if method == "guided_grad_cam" and {"guided_backprop", "grad_cam"} <= found.keys():
-            (R, one), (L, two) = found["guided_backprop"], found["grad_cam"]
-            found[method] = (L if isinstance(L, str) else R * L, one + two)
-        if method not in found:
-            found[method] = timed(lambda method=method: METHODS[method](net, x, targets, **OPTIONS.get(method, {})))
-        yield (method, *found[method])

@@ -8,8 +8,9 @@ import statistics
 import time
 
 import torch
-from conftest import ROOT
 from torch.profiler import ProfilerActivity, profile
+
+from tools import ROOT
 
 RESULTS = ROOT / "data" / "results" / "bench.json"
 UNIT = "one forward pass + input gradient"

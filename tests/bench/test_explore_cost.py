@@ -11,12 +11,14 @@ import time
 
 import jupytext
 import pytest
-from browser import chromium, served
-from check_book import HTML, ROOT
 from IPython.core.interactiveshell import InteractiveShell
 from ipywidgets import VBox
-from test_book import CHAPTERS, EXPLORERS, PAGES
 from traitlets.config import Config
+
+from tests.book.test_book import CHAPTERS, EXPLORERS, PAGES
+from tests.helpers.browser import chromium, served
+from tools import ROOT
+from tools.book.check_book import HTML
 
 MOVE_ALL = """async (figure) => {
     const img = figure.querySelector("img"), times = [];

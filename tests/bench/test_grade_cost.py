@@ -4,8 +4,9 @@ import time
 
 import nbformat
 from nbclient import NotebookClient
-from test_grade import TINY, answered, locked_room  # noqa: F401
 from xcnn import grade
+
+from tests.grade.test_grade import TINY, answered, locked_room  # noqa: F401
 
 
 def test_grading_costs_at_most_twice_the_execution(tmp_path, locked_room):  # noqa: F811

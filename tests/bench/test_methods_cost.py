@@ -10,10 +10,11 @@ import pytest
 import torch
 import torchvision.models as zoo
 import xcnn
-from conftest import SMALL
-from measure import UNIT, peak_memory, record, show, side_by_side, unit
-from peers import WAYS
-from scoreboard import answers
+
+from tests.bench.measure import UNIT, peak_memory, record, show, side_by_side, unit
+from tests.helpers.peers import WAYS
+from tests.helpers.places import SMALL
+from tests.helpers.scoreboard import answers
 
 NETWORKS = ["resnet18", "squeezenet1_1", "vgg11", *SMALL]
 SECONDS = 40  # for each table; more where one round takes longer

@@ -11,11 +11,13 @@ import time
 import pytest
 import torch
 import xcnn
-from measure import record
-from xcnn import scenes, shapley
-from xcnn.networks import data_folder
-from xcnn.remainder import Remainder
-from xcnn.shap_cam import Game
+from xcnn import scenes
+from xcnn.engine.head import Remainder
+from xcnn.loading import data_folder
+from xcnn.methods import shapley
+from xcnn.methods.shap_cam import Game
+
+from tests.bench.measure import record
 
 GOAL = 0.01
 LONG = "64"  # orders; sampling's error falls with the root of their number

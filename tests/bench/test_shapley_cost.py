@@ -3,8 +3,9 @@
 import numpy as np
 import shap
 import torch
-from measure import record, side_by_side
-from xcnn import shapley
+from xcnn.methods import shapley
+
+from tests.bench.measure import record, side_by_side
 
 PLAYERS, ORDERS = 12, 50
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torchvision.models as zoo
 import xcnn
-from measure import UNIT, side_by_side, unit
-from peers import WAYS
 from xcnn.study import maps
+
+from tests.bench.measure import UNIT, side_by_side, unit
+from tests.helpers.peers import WAYS
 
 PEERS = {"gradient": "captum", "deconvnet": "captum", "guided backprop": "captum", "Grad-CAM": "pytorch-grad-cam",
          "Guided Grad-CAM": "captum"}  # fmt: skip

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ..contract import InputError
+from ..errors import InputError
 from . import mend, sandbox, submissions
 from .feedback import page, tidy
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections import Counter
 
-from ..contract import InputError
+from ..errors import InputError
 from . import batch, sandbox
 
 

@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..contract import InputError
+from ..errors import InputError
 
 BEGIN, END = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 WIDGETS = "application/vnd.jupyter.widget-state+json"

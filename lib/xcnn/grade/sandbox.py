@@ -18,8 +18,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..contract import InputError
-from ..networks import data_folder
+from ..errors import InputError
+from ..loading import data_folder
 
 HOME = "/home/student"
 SCRATCH = 512 * 2**20  # bytes of each of the room's folders that can be written; they are memory

@@ -1,0 +1,87 @@
+"""The explanation methods, a file each; this listing is the table of contents.
+
+`_TABLE` is the one list of them. `METHODS`, the names that `import xcnn` offers, the command line's help, the page of
+names in the book and the lists that tests go through are made from it.
+"""
+
+import time
+
+from ..errors import InputError
+from .cam import cam
+from .deconvnet import deconv_rule, deconvnet
+from .fixations import cnn_fixations
+from .grad_cam import grad_cam
+from .gradient import gradient, pixel_gradients
+from .guided_backprop import guided_backprop, guided_grad_cam, guided_rule
+from .lime import lime
+from .lrp import deep_taylor, lrp
+from .shap_cam import shap_cam
+
+PIXELS, POSITIONS = "pixels", "positions"  # a map has three colours, (N, 3, H, W), or one value a place, (N, 1, H, W)
+_TABLE = (
+    (gradient, "gradient", PIXELS),
+    (deconvnet, "deconvnet", PIXELS),
+    (guided_backprop, "guided backprop", PIXELS),
+    (cam, "CAM", POSITIONS),
+    (grad_cam, "Grad-CAM", POSITIONS),
+    (guided_grad_cam, "Guided Grad-CAM", PIXELS),
+    (shap_cam, "Shap-CAM", POSITIONS),
+    (lrp, "LRP", PIXELS),
+    (deep_taylor, "deep Taylor", PIXELS),
+    (lime, "LIME", POSITIONS),
+    (cnn_fixations, "CNN Fixations", POSITIONS),
+)
+METHODS = {method.__name__: method for method, _, _ in _TABLE}
+LABELS = {method.__name__: label for method, label, _ in _TABLE}
+PIXEL_METHODS = frozenset(method.__name__ for method, _, kind in _TABLE if kind == PIXELS)
+
+__all__ = ["METHODS", "explain_all", *METHODS]
+
+# methods that share one forward pass -> what each sends down at a ReLU
+_RELU_RULES = {"gradient": None, "deconvnet": deconv_rule, "guided_backprop": guided_rule}
+
+
+def explain_all(net, x, targets, names, options=None):
+    """The maps of several methods, one by one. Methods that can share a forward pass share one.
+
+    :param net, x: as in `gradient`
+    :param targets: one class per image
+    :param names: of methods, see `METHODS`
+    :param options: name of a method -> its options
+    :return: generator of (name, map, seconds). Where a method refuses, its message comes instead of the map
+    """
+    options = options or {}
+    answers = _shared_pass(net, x, targets, [name for name in names if name in _RELU_RULES])
+    for name in names:
+        if name == "guided_grad_cam" and {"guided_backprop", "grad_cam"} <= answers.keys():
+            answers[name] = _product(answers["guided_backprop"], answers["grad_cam"])
+        elif name not in answers:
+            answers[name] = _timed(METHODS[name], net, x, targets, **options.get(name, {}))
+        yield name, *answers[name]
+
+
+def _shared_pass(net, x, targets, names):
+    """The methods whose rules differ at the ReLU alone: name -> (map or message, seconds)."""
+    if not names:
+        return {}
+    rules = [_RELU_RULES[name] for name in names]
+    maps, seconds = _timed(pixel_gradients, net, x, targets, rules=rules)
+    if isinstance(maps, str):
+        maps = [maps] * len(names)
+    return {name: (R, seconds / len(names)) for name, R in zip(names, maps, strict=True)}
+
+
+def _product(guided, grad_cam):
+    """Guided Grad-CAM from its two factors; where Grad-CAM refused, its message."""
+    (R, seconds), (L, more_seconds) = guided, grad_cam
+    return L if isinstance(L, str) else R * L, seconds + more_seconds
+
+
+def _timed(method, *args, **options):
+    """What a method returns, or the message of its refusal; and the seconds it took."""
+    start = time.perf_counter()
+    try:
+        answer = method(*args, **options)
+    except InputError as error:
+        return str(error), 0.0
+    return answer, time.perf_counter() - start

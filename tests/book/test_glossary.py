@@ -1,0 +1,79 @@
+"""The glossary: every term in five languages, in order, and used in the chapter that it points to."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from tools import ROOT
+
+LANGUAGES = {"cs": "Czech", "de": "German", "ru": "Russian", "vi": "Vietnamese"}
+LATIN = {
+    "CNN Fixations",
+    "Grad-CAM",
+    "Guided Grad-CAM",
+    "LIME",
+    "pointing game",
+    "ReLU",
+    "Shap-CAM",
+}  # in Russian texts too
+LINK = re.compile(r"\[Chapter (\d+)\]\(\.\./notebooks/((\d\d)_\w+)\.ipynb\)$")
+CYRILLIC = re.compile(r"[а-яё]", re.I)
+
+
+def terms():
+    """(group, term, definition, translations) of every entry, as they stand on the page."""
+    text = (ROOT / "book/glossary.md").read_text()
+    for title, body in re.findall(r"^## ([^\n]+)\n\n```\{glossary\}\n(.*?)^```", text, re.M | re.S):
+        paragraphs = body.strip().split("\n\n")
+        for head, languages in zip(paragraphs[::2], paragraphs[1::2], strict=True):
+            yield title, *head.split("\n  "), languages.strip()
+
+
+def prose(chapter):
+    """What a reader of a chapter reads: no cells, no references, no wrong answers that only tests see."""
+    text = (ROOT / f"notebooks/{chapter}.md").read_text().partition("\n## References")[0]
+    return re.sub(r"\A---.*?^---|```.*?```|<!--.*?-->", "", text, flags=re.M | re.S)
+
+
+TERMS = list(terms())
+ROWS = pytest.mark.parametrize("title, term, definition, languages", TERMS, ids=[row[1] for row in TERMS])
+
+
+def test_as_many_terms_as_the_page_shows():
+    text = (ROOT / "book/glossary.md").read_text()
+    assert len(TERMS) == text.count("Vietnamese <i") and 70 <= len(TERMS) <= 110
+
+
+def test_terms_are_sorted_and_unique():
+    assert [term for term, count in Counter(row[1].casefold() for row in TERMS).items() if count > 1] == []
+    for group in dict.fromkeys(row[0] for row in TERMS):
+        names = [row[1].casefold() for row in TERMS if row[0] == group]
+        assert names == sorted(names), group
+
+
+@ROWS
+def test_every_language_has_its_word(title, term, definition, languages):
+    found = re.findall(r'(\w+) <i lang="(\w+)">([^<>]+)</i>', languages)
+    assert [(code, name) for name, code, _ in found] == list(LANGUAGES.items())
+    assert languages == " · ".join(f'{name} <i lang="{code}">{word}</i>' for name, code, word in found)
+    words = {code: word for _, code, word in found}
+    assert all(word == word.strip() and word.count("(") == word.count(")") for word in words.values())
+    assert bool(CYRILLIC.search(words["ru"])) != (term in LATIN)
+    assert not any(CYRILLIC.search(words[code]) for code in ("cs", "de", "vi"))
+
+
+@ROWS
+def test_definition_is_one_sentence_and_its_chapter_uses_the_term(title, term, definition, languages):
+    link = LINK.search(definition)
+    assert link, f"{term}: the definition must end with a link to its chapter"
+    sentence = definition[: link.start()].strip()
+    assert sentence.endswith(".") and ". " not in sentence and sentence[0].isupper()
+    number, chapter, digits = link.groups()
+    assert int(number) == int(digits) and (ROOT / f"notebooks/{chapter}.md").exists()
+    pattern = rf"(?<!\w){re.escape(term)}(s|es|ed)?(?!\w)"
+    assert re.search(pattern, prose(chapter), re.I), f"{term} does not occur in the text of {chapter}"
+
+
+def test_allow_list_has_no_leftovers():
+    assert {row[1] for row in TERMS} >= LATIN

@@ -1,0 +1,409 @@
+"""What every method promises, and what it says when it is called wrongly."""
+
+import contextlib
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.models as zoo
+import xcnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+from xcnn import InputError
+
+from tests.helpers.oracles import COLOURED, state
+from tests.helpers.places import SMALL
+
+METHODS = list(xcnn.METHODS)
+OPTIONS = {name: inspect.signature(method).parameters for name, method in xcnn.METHODS.items()}
+LAYERED = [name for name in METHODS if "layer" in OPTIONS[name] and "unit" not in OPTIONS[name]]
+GAP = ["resnet_s", "googlenet_s", "allconv_s"]
+PAIRS = [(method, name) for method in METHODS for name in SMALL if (method, name) != ("cam", "vgg_s")]
+
+every_method = pytest.mark.parametrize("method", METHODS)
+every_pair = pytest.mark.parametrize(("method", "name"), PAIRS)
+
+
+def images(n=1, h=128, w=128, seed=0):
+    return torch.randn(n, 3, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+QUICK = {"lime": {"samples": 50}}
+
+
+def explain(method, net, *args, **options):
+    return xcnn.METHODS[method](net, *args, **QUICK.get(method, {}) | options)
+
+
+@every_pair
+def test_shape_and_type(method, name):
+    R = explain(method, xcnn.load(name), images(2), 3)
+    assert R.shape == (2, 3 if method in COLOURED else 1, 128, 128)
+    assert R.dtype == torch.float32 and torch.isfinite(R).all() and not R.requires_grad
+
+
+@every_method
+@pytest.mark.parametrize("name", GAP)
+def test_images_need_not_be_square(method, name):
+    assert explain(method, xcnn.load(name), images(1, 96, 160), 3).shape[-2:] == (96, 160)
+
+
+@every_pair
+def test_a_bare_module_gives_the_same(method, name):
+    net = xcnn.load(name)
+    assert torch.equal(explain(method, net, images(), 3), explain(method, net.module, images(), 3))
+
+
+@every_method
+def test_targets_in_every_form(method):
+    net, x = xcnn.load("resnet_s"), images(2)
+    R = explain(method, net, x, 3)
+    name = net.classes[3]
+    for target in (name, [3, 3], (3, name), torch.tensor(3), torch.tensor([3, 3]), np.array(3), np.array([3, 3])):
+        assert torch.equal(R, explain(method, net, x, target)), target
+    top = net.predict(x).argmax(1)
+    assert torch.equal(explain(method, net, x), explain(method, net, x, top))
+    mixed = explain(method, net, x, [3, 5])
+    assert torch.equal(mixed[:1], R[:1]) and not torch.equal(mixed[1:], R[1:])
+
+
+@every_pair
+def test_a_batch_gives_what_single_images_give(method, name):
+    net, x, targets = xcnn.load(name), images(4).double(), [0, 3, 3, 9]
+    net = xcnn.Network(copy.deepcopy(net.module).double(), size=128)
+    R = explain(method, net, x, targets)
+    assert R.abs().max() > 0
+    for k, target in enumerate(targets):
+        torch.testing.assert_close(R[k : k + 1], explain(method, net, x[k : k + 1], target), rtol=1e-6, atol=1e-9)
+
+
+@every_method
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_works_whatever_the_callers_grad_mode(method, context):
+    R = explain(method, xcnn.load("resnet_s"), images(), 3)
+    xcnn.load.cache_clear()
+    with context():
+        inside = explain(method, xcnn.load("resnet_s"), images(), 3)  # network and image made in there, too
+    xcnn.load.cache_clear()
+    assert torch.equal(R, inside)
+
+
+class Fails(nn.Module):
+    """A network that breaks down after its work is done."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        self.net(x)
+        raise ZeroDivisionError("in the middle of the network")
+
+
+@every_pair
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_the_callers_is_changed(method, name, fails):
+    net = xcnn.load(name)
+    module, x = copy.deepcopy(net.module), images(1)
+    first = next(module.parameters())
+    first.grad, first.requires_grad = torch.ones_like(first), False
+    module.register_forward_hook(lambda *_: None)
+    if fails:
+        options = {"layer": f"net.{net.layer}"} if method in LAYERED and method != "cam" else {}
+        module = Fails(module).eval()
+        before = state(module, x)
+        for wanted in ({}, options):
+            with pytest.raises(ZeroDivisionError):
+                explain(method, module, x, 3, **wanted)
+    else:
+        before = state(module, x)
+        explain(method, module, x, 3)
+    assert state(module, x) == before
+
+
+class Cuts(nn.Module):
+    """A network that switches gradients off before its last layers."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.net(x)
+
+
+@pytest.mark.parametrize(
+    "method", ["gradient", "deconvnet", "guided_backprop", "guided_grad_cam", "lrp", "deep_taylor"]
+)
+def test_a_network_that_cuts_the_gradient(method):
+    with pytest.raises(InputError, match=r"switches gradients off|does not depend on layer"):
+        explain(method, Cuts(xcnn.load("resnet_s").module).eval(), images(1), 3)
+
+
+class Rolls(nn.Module):
+    """A network with the common mistake F.dropout(x): it is always on."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(F.dropout(F.relu(self.conv(x))).mean((2, 3)))
+
+
+@every_method
+def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_been_drawn(method):
+    torch.manual_seed(0)
+    net, x = Rolls().eval(), images(1, 16, 16)
+    before = torch.get_rng_state()
+    with contextlib.suppress(InputError):  # where dropout that is always on is refused
+        explain(method, net, x, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in LAYERED])
+def test_a_network_that_torch_fx_has_fused(method):
+    module, x = xcnn.load("resnet_s").module, images(1)
+    fused = fuse(module)
+    assert any(part.training for part in fused.modules())  # shells that hold the parts, left in train mode
+    torch.testing.assert_close(explain(method, fused, x, 3), explain(method, module, x, 3), rtol=1e-3, atol=1e-3)
+
+
+def test_loading_draws_no_random_numbers():
+    xcnn.load.cache_clear()
+    before = torch.get_rng_state()
+    xcnn.load("resnet_s")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_method
+def test_images_of_another_type_than_the_weights(method):
+    with pytest.raises(InputError, match=r"x is torch.float64 on cpu, the network's weights are torch.float32"):
+        explain(method, xcnn.load("allconv_s"), images(1).double(), 3)
+
+
+@pytest.mark.parametrize("name", ["cam", "grad_cam"])
+def test_a_map_has_the_type_of_the_images_under_autocast(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert explain(name, xcnn.load("allconv_s"), images(1), 3).dtype == torch.float32
+
+
+@every_pair
+def test_a_dead_map_is_zeros(method, name):
+    module = copy.deepcopy(xcnn.load(name).module)
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    R = explain(method, module, images(2), 3)
+    assert (R == 0).all()
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.01, 100), st.integers(0, 9))
+def test_scaling_the_classifier_scales_the_maps(factor, target):
+    net = xcnn.load("resnet_s")
+    module = copy.deepcopy(net.module).double()
+    x = images().double()
+    before = [method(module, x, target) for method in (xcnn.cam, xcnn.grad_cam, xcnn.gradient)]
+    with torch.no_grad():
+        module.fc.weight *= factor
+    after = [method(module, x, target) for method in (xcnn.cam, xcnn.grad_cam, xcnn.gradient)]
+    for R, scaled in zip(before, after, strict=True):
+        torch.testing.assert_close(scaled, factor * R, rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(-50, 50), st.integers(0, 9))
+def test_a_bias_moves_no_map(bias, target):
+    module, x = copy.deepcopy(xcnn.load("allconv_s").module).double(), images().double()
+    before = [method(module, x, target) for method in (xcnn.cam, xcnn.grad_cam, xcnn.guided_backprop)]
+    with torch.no_grad():
+        module.classifier.bias += bias
+    for method, R in zip((xcnn.cam, xcnn.grad_cam, xcnn.guided_backprop), before, strict=True):
+        torch.testing.assert_close(method(module, x, target), R, rtol=1e-9, atol=1e-12)
+
+
+# ---- bad input: one error each, which says what to do
+
+
+def nan_image():
+    x = images()
+    x[0, 1, 5, 5] = float("nan")
+    return x
+
+
+@every_method
+@pytest.mark.parametrize(("x", "says"), [
+    (images()[:, :1], r"\(N, 3, H, W\).*preprocess"),
+    (torch.randn(1, 4, 64, 64), r"\(N, 3, H, W\).*preprocess"),
+    (images()[0], r"\(N, 3, H, W\).*preprocess"),
+    (images(1)[:0], r"\(N, 3, H, W\).*preprocess"),
+    (images().numpy(), r"got ndarray.*preprocess"),
+    (nan_image(), "NaN.*check"),
+    (images() / 0, "infinite"),
+    ((images() * 50).int(), r"float.*int32.*preprocess"),
+    ((images() * 50).byte(), r"float.*uint8.*preprocess"),
+])  # fmt: skip
+def test_bad_images(method, x, says):
+    with pytest.raises(InputError, match=says):
+        explain(method, xcnn.load("resnet_s"), x, 3)
+
+
+@every_method
+@pytest.mark.parametrize(("target", "says"), [
+    (10, "10 is out of range.*0 to 9"),
+    (-1, "-1 is out of range.*0 to 9"),
+    ([3, -2], "-2 is out of range"),
+    ([3], "1 targets for 2 images.*one for all or one per image"),
+    (torch.tensor([1, 2, 3]), "3 targets for 2 images"),
+    (2.5, "class index or a class name"),
+    (True, "class index or a class name"),
+    ("umbrela", "unknown class 'umbrela'.*did you mean 'umbrella'"),
+    ("qqqq", "choose one of"),
+])  # fmt: skip
+def test_bad_targets(method, target, says):
+    with pytest.raises(InputError, match=says):
+        explain(method, xcnn.load("resnet_s"), images(2), target)
+
+
+@every_method
+def test_a_name_means_nothing_to_a_bare_module(method):
+    with pytest.raises(InputError, match="give the class index"):
+        explain(method, xcnn.load("resnet_s").module, images(), "pizza")
+
+
+def test_a_name_that_two_classes_share():
+    net = xcnn.Network(xcnn.load("resnet_s").module, classes=["crane", *"abcdefgh", "crane"], size=128)
+    with pytest.raises(InputError, match=r"2 classes.*\[0, 9\]"):
+        xcnn.gradient(net, images(), "crane")
+
+
+@every_method
+@pytest.mark.parametrize("part", ["", "bn1"])
+def test_train_mode(method, part):
+    module = copy.deepcopy(xcnn.load("resnet_s").module)
+    (module.train() if not part else module.get_submodule(part).train())
+    with pytest.raises(InputError, match=(part or "the network") + r".*train mode.*\.eval\(\)"):
+        explain(method, module, images(), 3)
+
+
+class Wrong(nn.Module):
+    def __init__(self, net, change):
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x):
+        return self.change(self.net(x))
+
+
+@every_method
+@pytest.mark.parametrize(("change", "got"), [
+    (lambda S: S[:, :, None], r"\(1, 10, 1\)"),
+    (lambda S: S[0], r"\(10,\)"),
+    (lambda S: {"out": S}, "dict"),
+    (lambda S: (S, S), "tuple"),
+])  # fmt: skip
+def test_networks_that_return_no_scores(method, change, got):
+    module = Wrong(xcnn.load("resnet_s").module, change).eval()
+    with pytest.raises(InputError, match=r"class scores of shape \(N, K\).*" + got):
+        explain(method, module, images(), 3)
+
+
+@every_method
+def test_what_is_no_network(method):
+    with pytest.raises(InputError, match=r"torch\.nn\.Module, got str.*xcnn\.load"):
+        explain(method, "resnet_s", images(), 3)
+
+
+@every_method
+def test_an_image_too_small_for_the_network(method):
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="16x16 is too small"):
+        explain(method, zoo.squeezenet1_1(weights=None).eval(), images(1, 16, 16), 3)
+
+
+@pytest.mark.parametrize("method", ["gradient", "grad_cam", "guided_backprop"])
+def test_an_image_of_a_size_the_head_cannot_take(method):
+    with pytest.raises(InputError, match=r"96x96 does not fit.*fully connected.*preprocess"):
+        fixed = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 62 * 62, 5)).eval()
+        explain(method, fixed, images(1, 96, 96), 3)
+
+
+@every_method
+def test_pictures_of_other_sizes(method):
+    net = xcnn.load("resnet_s" if method == "cam" else "vgg_s")
+    assert explain(method, net, images(1, 96, 160), 3).shape[2:] == (96, 160)
+
+
+@pytest.mark.parametrize("method", LAYERED)
+def test_unknown_layers(method):
+    with pytest.raises(InputError, match="layer_4"):
+        explain(method, xcnn.load("resnet_s"), images(), 3, layer="layer_4")
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "guided_grad_cam"])
+@pytest.mark.parametrize(("layer", "says"), [
+    ("layer_3", "no layer 'layer_3'.*did you mean.*'layer3'"),
+    ("", "no layer"),
+    ("fc", r"'fc' puts out \(1, 10\), not maps.*choose another"),
+])  # fmt: skip
+def test_layers_that_will_not_do(method, layer, says):
+    with pytest.raises(InputError, match=says):
+        explain(method, xcnn.load("resnet_s"), images(), 3, layer=layer)
+
+
+class Aside(nn.Module):
+    """Has one layer that never runs, and one whose output goes nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle, self.aside, self.conv = (nn.Conv2d(3, 4, 3) for _ in range(3))
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x):
+        self.aside(x)
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("layer", "says"), [("idle", "does not run"), ("aside", "does not depend on layer 'aside'")])
+def test_layers_the_score_does_not_see(layer, says):
+    with pytest.raises(InputError, match=says):
+        xcnn.grad_cam(Aside().eval(), images(), 3, layer=layer)
+
+
+def test_cam_has_no_other_layer():
+    with pytest.raises(InputError, match=r"only at the last spatial layer, 'layer3'.*use grad_cam"):
+        xcnn.cam(xcnn.load("resnet_s"), images(), 3, layer="layer1")
+
+
+@pytest.mark.parametrize(("name", "near"), [("resnet81", "resnet18"), ("resnets", "resnet_s"), ("vgg61", "vgg16")])
+def test_unknown_networks(name, near):
+    with pytest.raises(InputError, match=f"unknown network '{name}'.*did you mean.*'{near}'"):
+        xcnn.load(name)
+
+
+def test_weights_that_cannot_be_downloaded(offline):
+    with pytest.raises(InputError) as error:
+        xcnn.load("resnet18")
+    for part in (
+        "resnet18-f37072fd.pth",
+        str(offline / "hub" / "checkpoints"),
+        "no network in this test",
+        "TORCH_HOME",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
+def test_weights_that_are_broken(offline, content):
+    path = offline / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="delete the file") as error:
+        xcnn.load("resnet18")
+    assert str(path) in str(error.value)

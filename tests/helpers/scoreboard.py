@@ -1,0 +1,85 @@
+"""Which library is right where: each question put to each library that has the method, with numbers that decide.
+
+`make bench` records the answers for the book; tests/test_scoreboard.py finds them again.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from tests.helpers.oracles import TARGETS, batch, network, state
+from tests.helpers.peers import WAYS
+from tests.helpers.rewritten import by_autograd, rewritten
+
+FAMILIES = ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "inception_v3", "mobilenet_v2", "densenet121"]
+LAST = {"resnet18": "layer4", "squeezenet1_1": "features", "vgg11": "features"}
+
+
+def ask(method, library, name, x, targets=TARGETS, module=None):
+    """The map, from a copy of the network."""
+    module = copy.deepcopy(module or network(name).module).to(x.dtype)
+    return WAYS[method][library](module, LAST.get(name))(x, targets).detach()
+
+
+def near(R, wanted, tolerance=1e-3):
+    return R.shape == wanted.shape and bool((R - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+
+def guided_is_guided(library, name):
+    """Guided backprop equals that of a network in which every ReLU is a module that holds the rule."""
+    x = batch(network(name).size)
+    return near(
+        ask("guided backprop", library, name, x),
+        by_autograd(rewritten(name, network(name).module, "guided_backprop"), x),
+    )
+
+
+def relevance_is_kept(library, name):
+    """LRP epsilon, all biases 0: the relevance of the pixels sums to the score."""
+    module, x = copy.deepcopy(network(name).module), batch(network(name).size)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):  # a batch norm's bias is what is left of it where its input is 0
+            part.bias.data = part.running_mean * part.weight / (part.running_var + part.eps).sqrt()
+        elif getattr(part, "bias", None) is not None:
+            part.bias.data.zero_()
+    S_c = module(x)[range(len(x)), TARGETS].detach()
+    return near(ask("LRP epsilon", library, name, x, module=module).sum((1, 2, 3)), S_c)
+
+
+def batch_is_single(library, method, name="resnet18"):
+    """Three images at once give what they give one by one."""
+    x = batch(network(name).size).float()
+    return near(
+        ask(method, library, name, x),
+        torch.cat([ask(method, library, name, x[k : k + 1], [c]) for k, c in enumerate(TARGETS)]),
+    )
+
+
+def leaves_no_trace(library, method, name="squeezenet1_1"):
+    """The network after the call is what it was: weights, gradients, hooks, modes, modules."""
+    module, x = copy.deepcopy(network(name).module).float(), batch(network(name).size, 1).float()
+    before = state(module, x)
+    WAYS[method][library](module, LAST[name])(x, [1])
+    return state(module, x) == before
+
+
+def answers(*libraries):
+    """Rows question, of, library, answer: right (to 1 in 1,000), wrong, or refuses, and then why (the error)."""
+    questions = [
+        *((guided_is_guided, "guided backprop", name) for name in FAMILIES),
+        *((relevance_is_kept, "LRP epsilon", name) for name in FAMILIES if name != "inception_v3"),
+        *((batch_is_single, method, method) for method in ("guided backprop", "Grad-CAM")),
+        *((leaves_no_trace, method, method) for method in ("guided backprop", "Grad-CAM", "LRP epsilon")),
+    ]
+    for question, method, of in questions:
+        for library in WAYS[method]:
+            if libraries and library not in libraries:
+                continue
+            try:
+                answer, why = "right" if question(library, of) else "wrong", ""
+            except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
+                if library == "xcnn":
+                    raise
+                answer, why = "refuses", f"{type(error).__name__}: {error}"[:120]
+            yield {"question": question.__name__, "of": of, "library": library, "answer": answer, "why": why}

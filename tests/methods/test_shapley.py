@@ -1,0 +1,120 @@
+"""Shapley values against their definition and their axioms."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xcnn import InputError
+from xcnn.methods import shapley
+
+
+def game(n, seed=0, K=None):
+    """A game whose 2^n values are drawn at random."""
+    shape = (2**n,) if K is None else (2**n, K)
+    table = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return lambda S: table[(S.long() * 2 ** torch.arange(n)).sum(1)]
+
+
+def by_definition(v, n):
+    """The mean gain over all n! orders of arrival, one order at a time."""
+    phi = torch.zeros(n, dtype=torch.float64)
+    for order in itertools.permutations(range(n)):
+        S = torch.zeros(1, n, dtype=torch.bool)
+        before = v(S)[0]
+        for i in order:
+            S[0, i] = True
+            after = v(S)[0]
+            phi[i] += (after - before) / math.factorial(n)
+            before = after
+    return phi
+
+
+def ends(v, n):
+    return v(torch.ones(1, n, dtype=torch.bool))[0] - v(torch.zeros(1, n, dtype=torch.bool))[0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+@pytest.mark.parametrize("batch", [3, 8192])
+def test_exact_is_the_mean_over_all_orders(n, batch):
+    v = game(n)
+    torch.testing.assert_close(shapley.exact(v, n, batch), by_definition(v, n), rtol=0, atol=1e-12)
+
+
+def test_gloves_by_hand():
+    """One left glove (player 0), two right ones (1 and 2); a pair is worth 1: (2/3, 1/6, 1/6)."""
+    phi = shapley.exact(lambda S: (S[:, 0] & (S[:, 1] | S[:, 2])).double(), 3)
+    torch.testing.assert_close(phi, torch.tensor([4, 1, 1], dtype=torch.float64) / 6)
+
+
+seeds = st.integers(0, 10_000)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seeds, st.integers(1, 7), st.floats(-3, 3))
+def test_axioms(seed, n, factor):
+    v, w = game(n, seed), game(n, seed + 1)
+    phi = shapley.exact(v, n)
+    assert phi.sum().item() == pytest.approx(ends(v, n).item(), abs=1e-10), "efficiency"
+    both = shapley.exact(lambda S: v(S) + factor * w(S), n)
+    torch.testing.assert_close(both, phi + factor * shapley.exact(w, n), rtol=0, atol=1e-10)  # linearity
+    idle = shapley.exact(lambda S: v(S[:, :n]) + 2 * S[:, n], n + 1)  # one more player, who brings 2 to anyone
+    torch.testing.assert_close(idle, torch.cat([phi, torch.tensor([2.0]).double()]), rtol=0, atol=1e-10)
+    if n > 1:
+        swapped = [1, 0, *range(2, n)]
+        symmetric = shapley.exact(lambda S: v(S) + v(S[:, swapped]), n)
+        assert symmetric[0].item() == pytest.approx(symmetric[1].item(), abs=1e-10), "symmetry"
+
+
+@pytest.mark.parametrize("sobol", [False, True])
+def test_permutations_are_unbiased_and_know_their_error(sobol):
+    n, v = 6, game(6)
+    phi = shapley.exact(v, n)
+    off, claimed = [], []
+    for seed in range(40):
+        got, error = shapley.permutations(v, n, 256, seed, sobol)
+        assert got.sum().item() == pytest.approx(ends(v, n).item(), abs=1e-10)
+        off.append(got - phi)
+        claimed.append(error)
+    off, claimed = torch.stack(off), torch.stack(claimed).mean(0)
+    spread = off.square().mean(0).sqrt()
+    assert (off.mean(0).abs() < 4 * claimed / 40**0.5).all(), "the mean of many runs is right"
+    assert (spread < 1.4 * claimed).all(), "the error is no larger than claimed"
+    if sobol:
+        assert spread.norm() < 0.85 * claimed.norm(), "even orders are better than the error claims"
+    else:
+        assert (spread > 0.6 * claimed).all(), "the error is no smaller than claimed"
+
+
+def test_permutations_of_many_games_at_once():
+    v = game(5, K=3)
+    phi, error = shapley.permutations(v, 5, 200)
+    assert phi.shape == error.shape == (5, 3)
+    for k in range(3):
+        one, _ = shapley.permutations(lambda S, k=k: v(S)[:, k], 5, 200)
+        torch.testing.assert_close(phi[:, k], one)
+        torch.testing.assert_close(shapley.exact(v, 5)[:, k], shapley.exact(lambda S, k=k: v(S)[:, k], 5))
+
+
+def test_permutations_are_reproducible_and_leave_the_random_state_alone():
+    v, state = game(5), torch.get_rng_state()
+    first, again, other = (shapley.permutations(v, 5, 20, seed)[0] for seed in (1, 1, 2))
+    small = shapley.permutations(v, 5, 20, 1, batch=7)[0]
+    assert torch.equal(first, again) and not torch.equal(first, other) and torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(first, small)
+    assert shapley.permutations(lambda S: S.sum(1), 5, 20)[1].abs().max() < 1e-12, "an additive game has no spread"
+
+
+@pytest.mark.parametrize(("call", "says"), [
+    (lambda: shapley.exact(game(2), 21), r"21 players have 2\^21.*1 to 20.*permutations"),
+    (lambda: shapley.exact(game(2), 0), "1 to 20"),
+    (lambda: shapley.permutations(game(2), 2, 1), "2 samples"),
+    (lambda: shapley.permutations(game(2), 0, 10), "1 player"),
+    (lambda: shapley.exact(lambda S: S.sum(), 3), "one value"),
+    (lambda: shapley.permutations(lambda S: S.double()[None], 3, 10), "one value"),
+])  # fmt: skip
+def test_bad_input(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
