@@ -11,7 +11,9 @@ from hypothesis import settings
 from tests.helpers.places import REAL
 
 matplotlib.use("Agg")
-settings.register_profile("long", max_examples=15_000)  # `pytest --hypothesis-profile long`: see oracles.examples
+settings.register_profile(
+    "long", max_examples=15_000
+)  # `pytest --hypothesis-profile long`: see oracles.examples
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, with one processor each
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
@@ -19,7 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, with one proc
 
 def pytest_ignore_collect(collection_path, config):
     """Timings run only where they are asked for: `pytest tests/bench -s`."""
-    if collection_path.name == "bench" and not any("bench" in arg for arg in config.invocation_params.args):
+    if collection_path.name == "bench" and not any(
+        "bench" in arg for arg in config.invocation_params.args
+    ):
         return True
     return None
 
@@ -28,7 +32,9 @@ def pytest_ignore_collect(collection_path, config):
 def real(monkeypatch):
     """The folder of real material, its networks loadable without a download."""
     if not (REAL / "torch_home").exists():
-        pytest.skip(f"no real networks and photographs in {REAL}; set XCNN_REAL to a folder that has them")
+        pytest.skip(
+            f"no real networks and photographs in {REAL}; set XCNN_REAL to a folder that has them"
+        )
     monkeypatch.setenv("TORCH_HOME", str(REAL / "torch_home"))
     xcnn.load.cache_clear()
     yield REAL

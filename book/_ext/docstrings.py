@@ -40,9 +40,15 @@ class Markdown(SphinxDirective):
         parser = create_md_parser(MdParserConfig(enable_extensions={"fieldlist"}), SphinxRenderer)
         parser.options["document"] = document
         text = linked("\n".join(self.content))
-        text = re.sub(r"\b(as in|see) `([\w.]+)`", r"\1 {py:obj}`.\2`", text)  # "as in `gradient`" leads there
-        text = re.sub(r'(?<![\w`(])"([\w+ ]+)"', r'`"\1"`', text)  # a value as it is typed, with straight quotes
-        text = re.sub(r"(?m)^:param ([^:]*):", lambda x: x[0].replace(", ", ","), text)  # a space would end a type
+        text = re.sub(
+            r"\b(as in|see) `([\w.]+)`", r"\1 {py:obj}`.\2`", text
+        )  # "as in `gradient`" leads there
+        text = re.sub(
+            r'(?<![\w`(])"([\w+ ]+)"', r'`"\1"`', text
+        )  # a value as it is typed, with straight quotes
+        text = re.sub(
+            r"(?m)^:param ([^:]*):", lambda x: x[0].replace(", ", ","), text
+        )  # a space would end a type
         parser.render(text)
         return document.children
 

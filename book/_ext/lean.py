@@ -30,9 +30,15 @@ def slim(html):
         html = re.sub(pattern, "", html, flags=re.S)
     html = html.replace("logo__image only-light", "logo__image")
     # The theme's own script lets the keyboard scroll boxes of this class where they are too narrow, but not these.
-    html = html.replace('"pst-scrollable-table-container"', '"pst-scrollable-table-container jp-RenderedHTMLCommon"')
+    html = html.replace(
+        '"pst-scrollable-table-container"', '"pst-scrollable-table-container jp-RenderedHTMLCommon"'
+    )
     html = re.sub(FORMULA_AND_STOP, r'<span class="nowrap">\g<0></span>', html, flags=re.S)
-    return re.sub(r'<img (?=[^>]*src="(?!data:))(?![^>]*loading=)', '<img loading="lazy" decoding="async" ', html)
+    return re.sub(
+        r'<img (?=[^>]*src="(?!data:))(?![^>]*loading=)',
+        '<img loading="lazy" decoding="async" ',
+        html,
+    )
 
 
 def pictured(html, folder):

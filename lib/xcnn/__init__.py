@@ -15,4 +15,12 @@ from .methods import *  # noqa: F403
 from .methods import __all__ as _methods
 from .networks import Network
 
-__all__ = ["InputError", "Network", "available", "energy_concentration", "explore", "load", *_methods]
+__all__ = [
+    "InputError",
+    "Network",
+    "available",
+    "energy_concentration",
+    "explore",
+    "load",
+    *_methods,
+]

@@ -40,12 +40,18 @@ def explain(args):
     if target is not None and re.fullmatch(r"-?\d{1,9}", target):
         target = int(target)
     method = METHODS[args.method]
-    options = {name: given for name in ("layer", "unit") if (given := getattr(args, name)) is not None}
+    options = {
+        name: given for name in ("layer", "unit") if (given := getattr(args, name)) is not None
+    }
     for name in options.keys() - inspect.signature(method).parameters:
-        raise InputError(f"{args.method} has no option --{name}; leave it out or use another method")
+        raise InputError(
+            f"{args.method} has no option --{name}; leave it out or use another method"
+        )
     R = method(net, x, target, **options)
     out = Path(args.out or f"{Path(args.image).stem}_{args.method}_{args.network}.png")
-    factor = max(1, 512 // x.shape[-1])  # small networks see small pictures; nobody wants to look at them
+    factor = max(
+        1, 512 // x.shape[-1]
+    )  # small networks see small pictures; nobody wants to look at them
     picture = show.overlay(net.picture(x)[0], R[0])
     try:
         picture.resize([side * factor for side in picture.size], Image.Resampling.BICUBIC).save(out)
@@ -102,8 +108,13 @@ def names(text):
 
 def sides(text):
     """'original,224' as a list; each a word or a number."""
-    if not all(size == study.ORIGINAL or (size.isdecimal() and 0 < int(size) <= LARGEST) for size in names(text)):
-        raise argparse.ArgumentTypeError(f"sizes are 'original' or sides in pixels, 1 to {LARGEST}, not {text!r}")
+    if not all(
+        size == study.ORIGINAL or (size.isdecimal() and 0 < int(size) <= LARGEST)
+        for size in names(text)
+    ):
+        raise argparse.ArgumentTypeError(
+            f"sizes are 'original' or sides in pixels, 1 to {LARGEST}, not {text!r}"
+        )
     return names(text)
 
 
@@ -123,24 +134,48 @@ def main(argv=None):
     one.add_argument("image", help="a picture file")
     one.add_argument("--method", default="grad_cam", help=", ".join(METHODS))
     one.add_argument(
-        "--network", default="resnet_s", help="vgg_s, resnet_s, googlenet_s, allconv_s, resnet18, vgg16, ..."
+        "--network",
+        default="resnet_s",
+        help="vgg_s, resnet_s, googlenet_s, allconv_s, resnet18, vgg16, ...",
     )
     one.add_argument("--target", help="class index or name; default: the top class")
     one.add_argument("--layer", help="default: the last spatial layer")
-    one.add_argument("--unit", type=unit, help="an inner unit instead of a class: CHANNEL or CHANNEL,Y,X")
+    one.add_argument(
+        "--unit", type=unit, help="an inner unit instead of a class: CHANNEL or CHANNEL,Y,X"
+    )
     one.add_argument("--out", help="picture file to write; default: IMAGE_METHOD_NETWORK.png here")
     one.set_defaults(run=explain)
-    many = commands.add_parser("study", help="measure where the energy of all methods lies; goes on where it stopped")
-    many.add_argument("source", nargs="?", default="scenes", help="'scenes' (default) or a COCO folder")
-    many.add_argument("--classes", type=names, help="A,B,...; default: six of the scenes', all of a folder's")
-    many.add_argument("--images", type=at_least(1), default=30, help="at most so many of each class (default 30)")
-    many.add_argument("--largest", action="store_true", help="ask each image of a folder for its largest object only")
-    many.add_argument("--networks", type=names, default=list(SMALL), help="A,B,...; default: the four small ones")
-    many.add_argument("--sizes", type=sides, default=["original", "224"], help="default: original,224")
+    many = commands.add_parser(
+        "study", help="measure where the energy of all methods lies; goes on where it stopped"
+    )
+    many.add_argument(
+        "source", nargs="?", default="scenes", help="'scenes' (default) or a COCO folder"
+    )
+    many.add_argument(
+        "--classes", type=names, help="A,B,...; default: six of the scenes', all of a folder's"
+    )
+    many.add_argument(
+        "--images", type=at_least(1), default=30, help="at most so many of each class (default 30)"
+    )
+    many.add_argument(
+        "--largest",
+        action="store_true",
+        help="ask each image of a folder for its largest object only",
+    )
+    many.add_argument(
+        "--networks", type=names, default=list(SMALL), help="A,B,...; default: the four small ones"
+    )
+    many.add_argument(
+        "--sizes", type=sides, default=["original", "224"], help="default: original,224"
+    )
     many.add_argument("--methods", type=names, help="A,B,...; default: all: " + ", ".join(METHODS))
     many.add_argument("--seed", type=at_least(0), default=0, help="of the first scene")
-    many.add_argument("--out", default="study", help="folder for records, table and graphs (default: study)")
-    many.add_argument("--dask", metavar="ADDRESS", help="share the work with the workers of this Dask scheduler")
+    many.add_argument(
+        "--out", default="study", help="folder for records, table and graphs (default: study)"
+    )
+    many.add_argument(
+        "--dask", metavar="ADDRESS", help="share the work with the workers of this Dask scheduler"
+    )
     many.set_defaults(run=run_study)
     two = commands.add_parser("scenes", help="write scenes with exact masks as a COCO folder")
     two.add_argument("folder")

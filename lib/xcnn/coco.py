@@ -39,16 +39,30 @@ class Folder:
                 )
             )
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
+            with contextlib.redirect_stdout(
+                io.StringIO()
+            ):  # pycocotools reports its progress by print
                 self.coco = COCO(str(found[0]))
             _check(self.coco)
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, OSError) as error:
-            raise InputError(f"{found[0]} is not a COCO annotation file ({error}); download it again") from error
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+            RecursionError,
+            OSError,
+        ) as error:
+            raise InputError(
+                f"{found[0]} is not a COCO annotation file ({error}); download it again"
+            ) from error
         self.categories = {c["name"]: c["id"] for c in self.coco.dataset["categories"]}
 
     def ids(self, category=None):
         """Ids of the images that show a category (None: of all images), in ascending order."""
-        return sorted(self.coco.getImgIds(catIds=[] if category is None else [self._category(category)]))
+        return sorted(
+            self.coco.getImgIds(catIds=[] if category is None else [self._category(category)])
+        )
 
     def image(self, image_id):
         """One image.
@@ -62,14 +76,20 @@ class Folder:
         folders = [self.folder, *sorted(p for p in self.folder.iterdir() if p.is_dir())]
         path = next((folder / name for folder in folders if os.path.exists(folder / name)), None)
         if path is None:
-            raise InputError(f"image {image_id} ({name}) is not in {self.folder} or a folder below it; download it")
+            raise InputError(
+                f"image {image_id} ({name}) is not in {self.folder} or a folder below it; download it"
+            )
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
                 image = to_rgb(opened)
         except Exception as error:  # a decoder raises all sorts of things where a file is broken
-            raise InputError(f"{path} cannot be read as an image ({error}); download it again") from error
+            raise InputError(
+                f"{path} cannot be read as an image ({error}); download it again"
+            ) from error
         if image.size != size:  # its masks would lie elsewhere
-            raise InputError(f"{path} is {image.size}, the annotations say {size}: width, height; download both again")
+            raise InputError(
+                f"{path} is {image.size}, the annotations say {size}: width, height; download both again"
+            )
         return image
 
     def mask(self, image_id, category):
@@ -84,15 +104,21 @@ class Folder:
                     f"annotation {annotation['id']} of image {image_id} in {self.folder} holds no outlines or run "
                     f"lengths of {len(mask)} x {mask.shape[1]} pixels; download the annotations again"
                 )
-            if isinstance(segmentation, list):  # two points enclose nothing; pycocotools would take them for a box
+            if isinstance(
+                segmentation, list
+            ):  # two points enclose nothing; pycocotools would take them for a box
                 segmentation = [p for p in segmentation if len(p) >= 6]
             if segmentation:
-                mask |= self.coco.annToMask(annotation | {"segmentation": segmentation}).astype(bool)
+                mask |= self.coco.annToMask(annotation | {"segmentation": segmentation}).astype(
+                    bool
+                )
         return mask
 
     def _record(self, image_id):
         if image_id not in self.coco.imgs:
-            raise InputError(f"no image {image_id} in {self.folder}; ids(category) lists those there are")
+            raise InputError(
+                f"no image {image_id} in {self.folder}; ids(category) lists those there are"
+            )
         return self.coco.imgs[image_id]
 
     def _category(self, name):
@@ -124,7 +150,9 @@ def _check(coco):
             if len({record[key] for record in records}) < len(records):
                 raise ValueError(f"two of the {kind} have the same {key!r}")
     for image in coco.dataset["images"]:
-        if not (min(image["height"], image["width"]) > 0 and image["height"] * image["width"] <= MOST):
+        if not (
+            min(image["height"], image["width"]) > 0 and image["height"] * image["width"] <= MOST
+        ):
             raise ValueError(f"image {image['id']} is {image['width']} x {image['height']} pixels")
 
 
@@ -136,11 +164,20 @@ def _is_mask(segmentation, h, w):
         return False
     runs = segmentation.get("counts")
     runs = _runs(runs) if isinstance(runs, str) else runs
-    return isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs) and sum(runs) == h * w
+    return (
+        isinstance(runs, list)
+        and all(type(n) is int and n >= 0 for n in runs)
+        and sum(runs) == h * w
+    )
 
 
 def _is_polygon(p, far):
-    if not isinstance(p, list) or not p or len(p) % 2 or not all(type(v) in (int, float) for v in p):
+    if (
+        not isinstance(p, list)
+        or not p
+        or len(p) % 2
+        or not all(type(v) in (int, float) for v in p)
+    ):
         return False
     return all(math.isfinite(v) and abs(v) <= far for v in p)
 
@@ -167,4 +204,7 @@ def _runs(code):
 def class_map():
     """COCO category -> the ImageNet classes that are kinds of it: dict name -> {index: ImageNet name}."""
     table = json.loads((data_folder() / "class_map.json").read_text())
-    return {name: {int(index): imagenet for index, imagenet in classes.items()} for name, classes in table.items()}
+    return {
+        name: {int(index): imagenet for index, imagenet in classes.items()}
+        for name, classes in table.items()
+    }

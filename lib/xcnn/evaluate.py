@@ -21,9 +21,13 @@ def energy_concentration(R, mask, dilate=0.2):
     """
     R, masks = _fitting(R, mask)
     if dilate < 0:
-        raise InputError(f"dilate is the fraction by which the mask's area grows, 0 or more, not {dilate}")
+        raise InputError(
+            f"dilate is the fraction by which the mask's area grows, 0 or more, not {dilate}"
+        )
     grown = torch.from_numpy(np.stack([dilated(m, dilate) for m in masks]))
-    energy = (R / R.abs().amax((1, 2, 3), keepdim=True)).square().sum(1)  # 0 / 0 = NaN: no energy, no verdict
+    energy = (
+        (R / R.abs().amax((1, 2, 3), keepdim=True)).square().sum(1)
+    )  # 0 / 0 = NaN: no energy, no verdict
     return (energy * grown).sum((1, 2)) / energy.sum((1, 2))
 
 
@@ -48,7 +52,9 @@ def chance(mask, dilate=0.2):
     """
     mask = torch.as_tensor(mask).cpu()
     if mask.dtype != torch.bool or mask.ndim not in (2, 3):
-        raise InputError(f"mask must be bool, (N, H, W) or (H, W), got {mask.dtype} {tuple(mask.shape)}")
+        raise InputError(
+            f"mask must be bool, (N, H, W) or (H, W), got {mask.dtype} {tuple(mask.shape)}"
+        )
     masks = mask.view(-1, *mask.shape[-2:]).numpy()
     return torch.tensor([dilated(m, dilate).mean() for m in masks], dtype=torch.float64)
 
@@ -88,9 +94,13 @@ def box_iou(R, mask, threshold=0.15):
     R, masks = _fitting(R, mask)
     found = []
     for total, m in zip(R.sum(1).numpy(), masks, strict=True):
-        parts = label(total > threshold * total.max())[0] if total.max() > 0 else np.zeros(m.shape, int)
+        parts = (
+            label(total > threshold * total.max())[0] if total.max() > 0 else np.zeros(m.shape, int)
+        )
         sizes = np.bincount(parts.flat)[1:]
-        found.append(_overlap(_box(m), _box(parts == 1 + sizes.argmax())) if len(sizes) and m.any() else 0.0)
+        found.append(
+            _overlap(_box(m), _box(parts == 1 + sizes.argmax())) if len(sizes) and m.any() else 0.0
+        )
         found[-1] = found[-1] if m.any() else np.nan
     return torch.tensor(found, dtype=torch.float64)
 
@@ -119,7 +129,9 @@ def _fitting(R, mask):
     if mask.dtype != torch.bool:
         raise InputError(f"mask must be bool, got {mask.dtype}; write mask > 0")
     if mask.shape not in (R.shape[2:], (len(R), *R.shape[2:])):
-        raise InputError(f"mask {tuple(mask.shape)} does not fit R {tuple(R.shape)}; it must be (N, H, W) or (H, W)")
+        raise InputError(
+            f"mask {tuple(mask.shape)} does not fit R {tuple(R.shape)}; it must be (N, H, W) or (H, W)"
+        )
     if not torch.isfinite(R).all():
         raise InputError(
             "R holds NaN or infinite values; leave this map out, or explain in float32 if it is half precision"

@@ -9,6 +9,8 @@ def check(title):
     try:
         yield
     except NotImplementedError:
-        print(f"{title} is still open: write your answer in the cell above, then run both cells again.")
+        print(
+            f"{title} is still open: write your answer in the cell above, then run both cells again."
+        )
     else:
         print(f"{title}: right.")

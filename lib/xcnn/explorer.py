@@ -47,28 +47,38 @@ def explore(view, *, alt, **choices):
     if backend not in BACKENDS:
         raise ValueError(f"XCNN_EXPLORER is {backend!r}; set it to one of: {', '.join(BACKENDS)}")
     if not choices:
-        raise ValueError("explore() has nothing to choose from: add a choice such as layer=range(4)")
+        raise ValueError(
+            "explore() has nothing to choose from: add a choice such as layer=range(4)"
+        )
     choices = {name: _options(name, given) for name, given in choices.items()}
     if not callable(alt):
         fields = [field for _, field, *_ in string.Formatter().parse(str(alt)) if field is not None]
         if {re.split(r"[.\[]", field)[0] for field in fields} != set(choices):
             wanted = ", ".join(f"{{{name}}}" for name in choices)
-            raise ValueError(f"alt is {alt!r}: say what the picture shows, with exactly the fields {wanted}")
+            raise ValueError(
+                f"alt is {alt!r}: say what the picture shows, with exactly the fields {wanted}"
+            )
     return BACKENDS[backend](view, alt, choices)
 
 
 def frames(choices):
     """All combinations of `choices` (name -> list) as a list of dicts; the last choice varies fastest."""
-    return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    return [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    ]
 
 
 def _options(name, given):
     """The options of one choice as a list, checked."""
     options = [] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
     if not (options and (_numeric(options) or all(isinstance(option, str) for option in options))):
-        raise ValueError(f"choice {name!r} is {given!r}: give a list of numbers or a list of strings, at least one")
+        raise ValueError(
+            f"choice {name!r} is {given!r}: give a list of numbers or a list of strings, at least one"
+        )
     if len(set(map(_text, options))) < len(options):
-        raise ValueError(f"choice {name!r} has options that read the same, {options!r}: give each once")
+        raise ValueError(
+            f"choice {name!r} has options that read the same, {options!r}: give each once"
+        )
     return options
 
 
@@ -97,22 +107,33 @@ def _render(view, alt, choice, format="webp", effort=4):
     try:
         figure = view(**choice)
         if not isinstance(figure, Figure):
-            raise ValueError(f"view returned {type(figure).__name__}, not a matplotlib Figure: end it with return fig")
+            raise ValueError(
+                f"view returned {type(figure).__name__}, not a matplotlib Figure: end it with return fig"
+            )
         for ax in figure.axes:
             if not ax.axison:
-                ax.set(xticks=[], yticks=[])  # hidden ones would still be measured for the layout: half of the time
+                ax.set(
+                    xticks=[], yticks=[]
+                )  # hidden ones would still be measured for the layout: half of the time
         figure.set(dpi=DPI, facecolor="white")
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # once; savefig lays out and draws twice
-        picture, buffer = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), io.BytesIO()
-        picture.save(buffer, format, quality=80, method=effort, dpi=(DPI, DPI))  # PNG takes the last of these only
+        picture, buffer = (
+            Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"),
+            io.BytesIO(),
+        )
+        picture.save(
+            buffer, format, quality=80, method=effort, dpi=(DPI, DPI)
+        )  # PNG takes the last of these only
         plt.close(figure)
     finally:
         for number in set(plt.get_fignums()) - before:
             plt.close(number)
     text = alt(**choice) if callable(alt) else alt.format(**choice)
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"alt gives {text!r} for {choice}: return a sentence that says what the picture shows")
+        raise ValueError(
+            f"alt gives {text!r} for {choice}: return a sentence that says what the picture shows"
+        )
     return buffer.getvalue(), text
 
 
@@ -136,10 +157,20 @@ def _live(view, alt, choices):
         return _img(*_render(view, alt, dict(zip(choices, values, strict=True)), effort=0))
 
     def control(name, options):
-        settings = {"options": [(_text(option), option) for option in options], "description": _label(name)}
-        settings |= {"style": {"description_width": "initial"}, "layout": {"width": "100%", "max_width": "32rem"}}
+        settings = {
+            "options": [(_text(option), option) for option in options],
+            "description": _label(name),
+        }
+        settings |= {
+            "style": {"description_width": "initial"},
+            "layout": {"width": "100%", "max_width": "32rem"},
+        }
         slides = _slides(options)
-        return widgets.SelectionSlider(continuous_update=False, **settings) if slides else widgets.Dropdown(**settings)
+        return (
+            widgets.SelectionSlider(continuous_update=False, **settings)
+            if slides
+            else widgets.Dropdown(**settings)
+        )
 
     def update(_):
         try:
@@ -164,17 +195,33 @@ class _Baked:
     def __init__(self, view, alt, choices):
         count = math.prod(map(len, choices.values()))
         if count > MAX_FRAMES:
-            product = " x ".join(f"{len(options)} {_label(name)}" for name, options in choices.items())
-            raise ValueError(f"{product} = {count} frames; a page carries at most {MAX_FRAMES}: offer fewer options")
+            product = " x ".join(
+                f"{len(options)} {_label(name)}" for name, options in choices.items()
+            )
+            raise ValueError(
+                f"{product} = {count} frames; a page carries at most {MAX_FRAMES}: offer fewer options"
+            )
         if not os.environ.get("XCNN_FRAMES"):
-            raise ValueError("XCNN_FRAMES is not set: name the folder that the pictures are baked into")
-        pictures, alts = zip(*(_render(view, alt, choice) for choice in frames(choices)), strict=True)
-        url, names = os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/"), [_store(webp) for webp in pictures]
+            raise ValueError(
+                "XCNN_FRAMES is not set: name the folder that the pictures are baked into"
+            )
+        pictures, alts = zip(
+            *(_render(view, alt, choice) for choice in frames(choices)), strict=True
+        )
+        url, names = (
+            os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/"),
+            [_store(webp) for webp in pictures],
+        )
         options = [[_text(option) for option in options] for options in choices.values()]
         data = {"url": url, "options": options, "frames": names, "alts": alts}
-        data = json.dumps(data).replace("<", "\\u003c")  # an option named </script> must not end the script
+        data = json.dumps(data).replace(
+            "<", "\\u003c"
+        )  # an option named </script> must not end the script
         key = hashlib.sha256(f"{list(choices)} {data}".encode()).hexdigest()[:8]
-        rows = [_row(f"xcnn-{key}-{k}", name, options) for k, (name, options) in enumerate(choices.items())]
+        rows = [
+            _row(f"xcnn-{key}-{k}", name, options)
+            for k, (name, options) in enumerate(choices.items())
+        ]
         self.alt = alts[0]
         self.html = f"""<figure class="xcnn-explore">
 <form autocomplete="off" hidden>{"".join(rows)}</form>

@@ -39,7 +39,9 @@ def one_at_a_time(cached):
 
 @one_at_a_time
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)  # weights made in the caller's inference mode could never have a gradient
+@torch.inference_mode(
+    False
+)  # weights made in the caller's inference mode could never have a gradient
 def load(name):
     """A network by name, ready to be explained. Repeated calls return the same object.
 
@@ -91,7 +93,9 @@ def fetch_weights(weights, timeout=5):
     if path.exists():
         return
     try:
-        urllib.request.urlopen(urllib.request.Request(weights.url, method="HEAD"), timeout=timeout).close()
+        urllib.request.urlopen(
+            urllib.request.Request(weights.url, method="HEAD"), timeout=timeout
+        ).close()
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(weights.url, str(path), path.stem.rsplit("-", 1)[-1])
     except (OSError, RuntimeError) as error:
@@ -105,4 +109,7 @@ def available():
     """Networks that load without a download: the small four, then those of `REAL` whose weights are here."""
     import torchvision.models as zoo
 
-    return [*SMALL, *(name for name in REAL if weights_path(next(iter(zoo.get_model_weights(name)))).exists())]
+    return [
+        *SMALL,
+        *(name for name in REAL if weights_path(next(iter(zoo.get_model_weights(name)))).exists()),
+    ]

@@ -51,12 +51,18 @@ class MLP:
 
     def __init__(self, sizes, f=sigmoid, seed=0):
         if len(sizes) < 2 or min(sizes) < 1:
-            raise InputError(f"sizes must name at least an input and an output layer, such as (2, 3, 1), not {sizes!r}")
+            raise InputError(
+                f"sizes must name at least an input and an output layer, such as (2, 3, 1), not {sizes!r}"
+            )
         if f not in SLOPE:
-            raise InputError("f must be sigmoid, tanh or relu from xcnn.mlp, whose slopes are known")
+            raise InputError(
+                "f must be sigmoid, tanh or relu from xcnn.mlp, whose slopes are known"
+            )
         rng = np.random.default_rng(seed)
         self.f, self.slope = f, SLOPE[f]
-        self.W = [rng.normal(0, n**-0.5, (m, n)) for n, m in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.W = [
+            rng.normal(0, n**-0.5, (m, n)) for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+        ]
         self.b = [np.zeros(m) for m in sizes[1:]]
 
     def forward(self, X):

@@ -62,10 +62,14 @@ class Network:
         size = self.size if size is DEFAULT_SIZE else size
         if size is not None:
             if not hasattr(size, "__index__") or size < 1:
-                raise InputError(f"size is a side in pixels, 1 or more, or None for the picture's own; got {size!r}")
+                raise InputError(
+                    f"size is a side in pixels, 1 or more, or None for the picture's own; got {size!r}"
+                )
             size = size.__index__()
             if max(rgb.size) > LONGEST * min(rgb.size):
-                raise InputError(f"a picture of {rgb.width} x {rgb.height} is too long to be resized; cut it first")
+                raise InputError(
+                    f"a picture of {rgb.width} x {rgb.height} is too long to be resized; cut it first"
+                )
             rgb = TF.center_crop(TF.resize(rgb, size, antialias=True), size)
         return TF.normalize(TF.to_tensor(rgb), self.mean, self.std)[None]
 

@@ -45,10 +45,14 @@ def to_rgb(image):
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise InputError(f"an image array must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+            raise InputError(
+                f"an image array must be (H, W, 3) uint8, got {image.shape} {image.dtype}"
+            )
         return Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        raise InputError(f"expected a PIL image or an (H, W, 3) uint8 array, got {type(image).__name__}")
+        raise InputError(
+            f"expected a PIL image or an (H, W, 3) uint8 array, got {type(image).__name__}"
+        )
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, np.float64)
         if not np.isfinite(grey).all():

@@ -25,7 +25,9 @@ def read(path):
         with gzip.open(path, "rt") if Path(path).suffix == ".gz" else open(path) as file:
             lines = file.read().splitlines()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; `python -m xcnn study` makes it") from error
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; `python -m xcnn study` makes it"
+        ) from error
     if not lines:
         raise InputError(f"{path} holds no records yet")
     return pd.DataFrame([json.loads(line) for line in lines])
@@ -52,7 +54,12 @@ def table(frame, by="method", seed=0):
         low, high = _interval(of_picture, seed)
         rows[name] = {"records": len(group), "sum": group.P.sum(), "mean": group.P.mean(), "low": low, "high": high,
                       "chance": group.area.mean()}  # fmt: skip
-    return pd.DataFrame(rows).T.astype({"records": int}).rename_axis(by).sort_values("mean", ascending=False)
+    return (
+        pd.DataFrame(rows)
+        .T.astype({"records": int})
+        .rename_axis(by)
+        .sort_values("mean", ascending=False)
+    )
 
 
 def _interval(of_picture, seed, times=2000):

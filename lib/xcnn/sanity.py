@@ -32,17 +32,23 @@ def randomised(net, n, seed=0):
     module, generator = copy.deepcopy(net.module), torch.Generator().manual_seed(seed)
     layers = weighted(module)
     if not 0 <= n <= len(layers):
-        raise InputError(f"{net.name} has {len(layers)} layers with weights; n must be 0 to {len(layers)}, not {n}")
+        raise InputError(
+            f"{net.name} has {len(layers)} layers with weights; n must be 0 to {len(layers)}, not {n}"
+        )
     with torch.no_grad():
         for layer in layers[len(layers) - n :]:
-            order = torch.randperm(layer.weight.numel(), generator=generator).to(layer.weight.device)
+            order = torch.randperm(layer.weight.numel(), generator=generator).to(
+                layer.weight.device
+            )
             layer.weight.copy_(layer.weight.flatten()[order].view_as(layer.weight))
     return dataclasses.replace(net, module=module, name=f"{net.name}, last {n} shuffled")
 
 
 def weighted(module):
     """The layers of a module that `randomised` counts: convolutions and linear maps, as a list."""
-    return [part for part in module.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)]
+    return [
+        part for part in module.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+    ]
 
 
 def rank_correlation(R, Q):
@@ -69,7 +75,9 @@ def similarity(R, Q):
     pairs = zip(*_sizes(R, Q), strict=True)
     return torch.tensor(
         [
-            structural_similarity(r / r.max(), q / q.max(), data_range=1) if r.any() and q.any() else np.nan
+            structural_similarity(r / r.max(), q / q.max(), data_range=1)
+            if r.any() and q.any()
+            else np.nan
             for r, q in pairs
         ],
         dtype=torch.float64,
@@ -107,13 +115,18 @@ def _curve(net, x, R, target, steps, start, end):
     net = as_network(net)
     check(net.module, x)
     if R.ndim != 4 or (len(R), *R.shape[2:]) != (len(x), *x.shape[2:]):
-        raise InputError(f"R must have shape (N, C, H, W) with N, H and W of x {tuple(x.shape)}, got {tuple(R.shape)}")
+        raise InputError(
+            f"R must have shape (N, C, H, W) with N, H and W of x {tuple(x.shape)}, got {tuple(R.shape)}"
+        )
     with own_grad_mode(False):
         c = class_indices(run(net.module, x.clone()), target, net.classes)[:, None]
         order = R.sum(1).flatten(1).argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(1).view(len(x), 1, *x.shape[2:])
         pixels = rank[0].numel()
-        p = [run_many(net.module, torch.where(rank < pixels * k / steps, end, start)) for k in range(steps + 1)]
+        p = [
+            run_many(net.module, torch.where(rank < pixels * k / steps, end, start))
+            for k in range(steps + 1)
+        ]
     return torch.stack([one.softmax(1).gather(1, c)[:, 0] for one in p], 1).double().cpu()
 
 

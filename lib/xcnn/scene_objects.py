@@ -23,18 +23,29 @@ class Pen:
         self.draw.polygon(self.px(points), fill=colour)
 
     def line(self, points, colour, width):
-        self.draw.line(self.px(points), fill=colour, width=max(1, round(width * self.size / 2)), joint="curve")
+        self.draw.line(
+            self.px(points), fill=colour, width=max(1, round(width * self.size / 2)), joint="curve"
+        )
 
     def disc(self, x, y, r, colour, ry=None):
         ry = r if ry is None else ry
         self.draw.ellipse(sum(self.px([(x - r, y - ry), (x + r, y + ry)]), ()), fill=colour)
 
     def box(self, x0, y0, x1, y1, colour, radius=0.0):
-        self.draw.rounded_rectangle(sum(self.px([(x0, y0), (x1, y1)]), ()), radius * self.size / 2, fill=colour)
+        self.draw.rounded_rectangle(
+            sum(self.px([(x0, y0), (x1, y1)]), ()), radius * self.size / 2, fill=colour
+        )
 
     def text(self, x, y, words, colour, height):
         font = ImageFont.load_default(height * self.size / 2)
-        self.draw.text(self.px([(x, y)])[0], words, fill=colour, font=font, anchor="mm", stroke_width=self.size // 120)
+        self.draw.text(
+            self.px([(x, y)])[0],
+            words,
+            fill=colour,
+            font=font,
+            anchor="mm",
+            stroke_width=self.size // 120,
+        )
 
 
 def shade_of(colour, factor):
@@ -59,7 +70,10 @@ def banana(pen, rng):
         t = np.linspace(0.12, 0.88, 40) * np.pi
         width = 0.24 * np.sin(np.linspace(0.12, np.pi - 0.12, 40)) ** 0.55
         bow = np.stack([np.cos(t), np.sin(t)], 1)
-        outer, inner = bow * (0.98 - lift * 0.3)[..., None], bow * (0.98 - lift * 0.3 - 2 * width)[..., None]
+        outer, inner = (
+            bow * (0.98 - lift * 0.3)[..., None],
+            bow * (0.98 - lift * 0.3 - 2 * width)[..., None],
+        )
         shift = np.array([0, -0.52 - lift * 0.5])
         pen.polygon(np.concatenate([outer, inner[::-1]]) + shift, shade_of(skin, 1 - 0.25 * lift))
         ridge = bow * (0.98 - lift * 0.3 - 0.75 * width)[..., None] + shift
@@ -72,16 +86,27 @@ def banana(pen, rng):
 
 
 def broccoli(pen, rng):
-    stem, head = pick(rng, (150, 190, 96), (168, 200, 120)), pick(rng, (52, 120, 44), (40, 104, 52), (74, 134, 44))
+    stem, head = (
+        pick(rng, (150, 190, 96), (168, 200, 120)),
+        pick(rng, (52, 120, 44), (40, 104, 52), (74, 134, 44)),
+    )
     pen.polygon([(-0.2, 0), (0.2, 0), (0.17, 0.9), (-0.17, 0.9)], stem)
     pen.polygon([(-0.55, -0.1), (-0.35, -0.2), (0.1, 0.45), (-0.1, 0.6)], shade_of(stem, 0.92))
     pen.polygon([(0.55, -0.1), (0.35, -0.2), (-0.1, 0.45), (0.1, 0.6)], shade_of(stem, 1.06))
-    for x, y, r in [(-0.55, -0.2, 0.36), (0.55, -0.2, 0.36), (-0.3, -0.5, 0.38), (0.3, -0.5, 0.38), (0, -0.3, 0.42)]:
+    for x, y, r in [
+        (-0.55, -0.2, 0.36),
+        (0.55, -0.2, 0.36),
+        (-0.3, -0.5, 0.38),
+        (0.3, -0.5, 0.38),
+        (0, -0.3, 0.42),
+    ]:
         pen.disc(x, y, r, shade_of(head, 0.82))
         for _ in range(26):
             a, d = rng.uniform(0, 2 * np.pi), r * np.sqrt(rng.uniform(0, 1))
             light = 1.0 - 0.35 * np.sin(a) * d / r + rng.uniform(-0.12, 0.12)
-            pen.disc(x + d * np.cos(a), y + d * np.sin(a), rng.uniform(0.07, 0.12), shade_of(head, light))
+            pen.disc(
+                x + d * np.cos(a), y + d * np.sin(a), rng.uniform(0.07, 0.12), shade_of(head, light)
+            )
 
 
 def bus(pen, rng):
@@ -91,7 +116,10 @@ def bus(pen, rng):
     glass = pick(rng, (174, 206, 222), (120, 150, 170))
     for x in np.linspace(-0.88, 0.32, rng.integers(4, 7))[:-1]:
         pen.box(x, -0.38, x + 0.2, 0.0, glass, 0.03)
-        pen.polygon([(x + 0.03, -0.02), (x + 0.1, -0.36), (x + 0.15, -0.36), (x + 0.08, -0.02)], shade_of(glass, 1.15))
+        pen.polygon(
+            [(x + 0.03, -0.02), (x + 0.1, -0.36), (x + 0.15, -0.36), (x + 0.08, -0.02)],
+            shade_of(glass, 1.15),
+        )
     pen.box(0.36, -0.36, 0.56, 0.38, shade_of(glass, 0.8), 0.03)
     pen.line([(0.46, -0.36), (0.46, 0.38)], shade_of(body, 0.6), 0.025)
     pen.box(0.64, -0.4, 0.97, 0.02, shade_of(glass, 1.05), 0.06)
@@ -104,7 +132,10 @@ def bus(pen, rng):
 
 
 def clock(pen, rng):
-    rim, face = pick(rng, (50, 50, 56), (150, 96, 50), (188, 60, 60), (70, 110, 150)), pick(rng, (245, 243, 234))
+    rim, face = (
+        pick(rng, (50, 50, 56), (150, 96, 50), (188, 60, 60), (70, 110, 150)),
+        pick(rng, (245, 243, 234)),
+    )
     if rng.random() < 0.3:
         pen.box(-0.92, -0.92, 0.92, 0.92, rim, 0.16)
     else:
@@ -113,7 +144,9 @@ def clock(pen, rng):
     ink = (36, 36, 40)
     for hour, (x, y) in enumerate(ring(12, 1.0, -np.pi / 2)):
         inner = 0.58 if hour % 3 == 0 else 0.65
-        pen.line([(inner * x, inner * y), (0.74 * x, 0.74 * y)], ink, 0.07 if hour % 3 == 0 else 0.04)
+        pen.line(
+            [(inner * x, inner * y), (0.74 * x, 0.74 * y)], ink, 0.07 if hour % 3 == 0 else 0.04
+        )
     time = rng.uniform(0, 12)
     for angle, length, width in [(time / 12, 0.4, 0.1), (time % 1, 0.62, 0.065)]:
         x, y = np.sin(2 * np.pi * angle), -np.cos(2 * np.pi * angle)
@@ -124,7 +157,10 @@ def clock(pen, rng):
 def laptop(pen, rng):
     case = pick(rng, (186, 190, 196), (70, 74, 80), (204, 196, 182))
     pen.box(-0.74, -0.82, 0.74, 0.28, shade_of(case, 0.55), 0.06)
-    top, bottom = (np.array(pick(rng, (70, 130, 200), (90, 70, 160), (40, 150, 140), (236, 240, 246))) for _ in "ab")
+    top, bottom = (
+        np.array(pick(rng, (70, 130, 200), (90, 70, 160), (40, 150, 140), (236, 240, 246)))
+        for _ in "ab"
+    )
     for y in np.linspace(-0.74, 0.18, 32):
         mix = (y + 0.74) / 0.92
         pen.box(-0.66, y, 0.66, y + 0.04, tuple(int(c) for c in (1 - mix) * top + mix * bottom))
@@ -141,7 +177,10 @@ def laptop(pen, rng):
 
 
 def pizza(pen, rng):
-    crust, cheese = pick(rng, (206, 148, 78), (188, 124, 60)), pick(rng, (248, 208, 110), (244, 196, 90))
+    crust, cheese = (
+        pick(rng, (206, 148, 78), (188, 124, 60)),
+        pick(rng, (248, 208, 110), (244, 196, 90)),
+    )
     pen.disc(0, 0, 0.97, crust)
     for x, y in ring(36, 0.9, rng.uniform(0, 1)):
         pen.disc(x, y, rng.uniform(0.04, 0.08), shade_of(crust, rng.uniform(0.8, 1.15)))
@@ -149,7 +188,12 @@ def pizza(pen, rng):
     pen.disc(0, 0, 0.78, cheese)
     for _ in range(30):
         a, d = rng.uniform(0, 2 * np.pi), 0.74 * np.sqrt(rng.uniform())
-        pen.disc(d * np.cos(a), d * np.sin(a), rng.uniform(0.03, 0.09), shade_of(cheese, rng.uniform(0.86, 1.1)))
+        pen.disc(
+            d * np.cos(a),
+            d * np.sin(a),
+            rng.uniform(0.03, 0.09),
+            shade_of(cheese, rng.uniform(0.86, 1.1)),
+        )
     turn, sausage = rng.uniform(0, 7), pick(rng, (184, 52, 40), (160, 44, 40))
     for x, y in np.concatenate([ring(7, 0.56, turn), ring(3, 0.22, turn)]):
         pen.disc(x, y, 0.145, shade_of(sausage, 0.75))
@@ -162,7 +206,10 @@ def pizza(pen, rng):
             pen.disc(x, y, 0.09, (70, 130, 50), ry=0.045)
     if rng.random() < 0.4:
         a = rng.uniform(0, 2 * np.pi)
-        pen.polygon([(0, 0), *(1.5 * np.array([[np.cos(a + s), np.sin(a + s)] for s in (0, 0.35, 0.7)]))], (0, 0, 0, 0))
+        pen.polygon(
+            [(0, 0), *(1.5 * np.array([[np.cos(a + s), np.sin(a + s)] for s in (0, 0.35, 0.7)]))],
+            (0, 0, 0, 0),
+        )
 
 
 def sports_ball(pen, rng):
@@ -177,7 +224,9 @@ def sports_ball(pen, rng):
             edge = np.array([[c, -s], [s, c]]) @ vertex  # middle of the next pentagon at the rim
             side = way * np.array([edge[1], -edge[0]])
             pen.line([0.66 * vertex, 0.8 * edge + 0.26 * side], dark, 0.035)
-            pen.polygon([0.68 * edge, 0.8 * edge + 0.26 * side, 0.98 * edge + 0.2 * side, 0.98 * edge], dark)
+            pen.polygon(
+                [0.68 * edge, 0.8 * edge + 0.26 * side, 0.98 * edge + 0.2 * side, 0.98 * edge], dark
+            )
     outside = Image.new("L", pen.image.size, 0)
     ImageDraw.Draw(outside).ellipse(sum(pen.px([(-0.96, -0.96), (0.96, 0.96)]), ()), fill=255)
     pen.image.putalpha(outside)
@@ -204,17 +253,29 @@ def traffic_light(pen, rng):
         if lamp == lit:
             pen.disc(-0.03, y - 0.03, 0.12, tuple((c + 2 * 255) // 3 for c in colour))
         pen.polygon(
-            [(-0.27, y - 0.1), (-0.2, y - 0.24), (0.2, y - 0.24), (0.27, y - 0.1), (0.2, y - 0.17), (-0.2, y - 0.17)],
+            [
+                (-0.27, y - 0.1),
+                (-0.2, y - 0.24),
+                (0.2, y - 0.24),
+                (0.27, y - 0.1),
+                (0.2, y - 0.17),
+                (-0.2, y - 0.17),
+            ],
             shade_of(case, 0.8),
         )
 
 
 def umbrella(pen, rng):
-    colours = [pick(rng, (204, 50, 60), (46, 92, 160), (236, 170, 40), (90, 60, 130), (40, 130, 110)) for _ in "ab"]
+    colours = [
+        pick(rng, (204, 50, 60), (46, 92, 160), (236, 170, 40), (90, 60, 130), (40, 130, 110))
+        for _ in "ab"
+    ]
     if rng.random() < 0.4:
         colours[1] = shade_of(colours[0], 0.86)
     pen.line([(0, -0.8), (0, 0.76)], (92, 70, 52), 0.06)
-    hook = np.stack([0.14 * np.cos(t := np.linspace(0, np.pi, 12)) + 0.14, 0.14 * np.sin(t) + 0.76], 1)
+    hook = np.stack(
+        [0.14 * np.cos(t := np.linspace(0, np.pi, 12)) + 0.14, 0.14 * np.sin(t) + 0.76], 1
+    )
     pen.line(hook, (92, 70, 52), 0.08)
     edges = np.linspace(-0.96, 0.96, rng.integers(5, 8))
     t = np.linspace(0, 1, 14)
@@ -223,7 +284,9 @@ def umbrella(pen, rng):
         rib_a = np.stack([a * np.sin(t * np.pi / 2), 0.1 - 0.9 * np.cos(t * np.pi / 2)], 1)
         rib_b = np.stack([b * np.sin(t * np.pi / 2), 0.1 - 0.9 * np.cos(t * np.pi / 2)], 1)
         hem = np.stack([a + (b - a) * t, 0.1 - 0.12 * np.sin(np.pi * t)], 1)
-        pen.polygon(np.concatenate([rib_a, hem, rib_b[::-1]]), shade_of(colours[k % 2], 1.1 - 0.06 * k))
+        pen.polygon(
+            np.concatenate([rib_a, hem, rib_b[::-1]]), shade_of(colours[k % 2], 1.1 - 0.06 * k)
+        )
     pen.line([(0, -0.97), (0, -0.78)], (70, 54, 42), 0.05)
 
 

@@ -18,8 +18,19 @@ from .scene_objects import DRAW, draw, ring, shade_of
 
 CLASSES = tuple(DRAW)
 # knob -> (lowest, highest) a caller may ask for
-KNOBS = {"scale": (0.1, 1.0), "view": (-75, 75), "light": (0.15, 2.5), "occlusion": (0, 0.9), "count": (1, 4)}
-TAG_MARGIN = (-0.023, -0.02, 0.023, 0.02)  # of the plate around the words, as fractions of the image
+KNOBS = {
+    "scale": (0.1, 1.0),
+    "view": (-75, 75),
+    "light": (0.15, 2.5),
+    "occlusion": (0, 0.9),
+    "count": (1, 4),
+}
+TAG_MARGIN = (
+    -0.023,
+    -0.02,
+    0.023,
+    0.02,
+)  # of the plate around the words, as fractions of the image
 OVER = 2  # scenes are drawn this much larger, then averaged down: smooth edges
 
 
@@ -43,7 +54,9 @@ class Scene:
         return self.masks[[label == name for label in self.labels]].any(0)
 
 
-def render(seed, *, classes=None, scale=None, view=None, light=None, occlusion=None, count=None, size=128):
+def render(
+    seed, *, classes=None, scale=None, view=None, light=None, occlusion=None, count=None, size=128
+):
     """Render one scene. The same arguments always give the same scene; knobs left at None are drawn from the seed.
 
     :param seed: int >= 0
@@ -68,7 +81,9 @@ def render(seed, *, classes=None, scale=None, view=None, light=None, occlusion=N
     canvas = _background(rng["ground"], side)
     _clutter(canvas, rng["clutter"], side)
     masks = []
-    for k, (name, (cx, cy, room)) in enumerate(zip(classes, _places(rng["place"], len(classes)), strict=True)):
+    for k, (name, (cx, cy, room)) in enumerate(
+        zip(classes, _places(rng["place"], len(classes)), strict=True)
+    ):
         drawn = rng["scale"].uniform(0.58, 1.0) * room
         longest = drawn if scale is None else scale
         turn, tilt, roll = rng["view"].uniform([-30, -12, -10], [30, 12, 10])
@@ -92,7 +107,9 @@ def render(seed, *, classes=None, scale=None, view=None, light=None, occlusion=N
     canvas = canvas.resize((size, size), Image.Resampling.BOX)
     exposure = rng["light"].uniform(0.7, 1.25)
     image = _expose(canvas, rng["light"], rng["noise"], exposure if light is None else light)
-    masks = np.stack([np.asarray(m.resize((size, size), Image.Resampling.BOX)) >= 128 for m in masks])
+    masks = np.stack(
+        [np.asarray(m.resize((size, size), Image.Resampling.BOX)) >= 128 for m in masks]
+    )
     return Scene(image, tuple(str(name) for name in classes), masks)
 
 
@@ -110,7 +127,9 @@ def tagged(scene, seed, words="© xcnn"):
     spot, anchor = (side - edge[0] if right else edge[0], side - edge[1]), "rb" if right else "lb"
     plate, ink = (Image.new("L", (side, side)) for _ in range(2))
     ImageDraw.Draw(ink).text(spot, words, fill=250, font=font, anchor=anchor)
-    box = np.array(ImageDraw.Draw(ink).textbbox(spot, words, font=font, anchor=anchor)) + side * np.array(TAG_MARGIN)
+    box = np.array(
+        ImageDraw.Draw(ink).textbbox(spot, words, font=font, anchor=anchor)
+    ) + side * np.array(TAG_MARGIN)
     ImageDraw.Draw(plate).rounded_rectangle(tuple(box), side / 64, fill=235)
     image, mask = scene.image.copy(), np.zeros(scene.masks.shape[1:], bool)
     plate, ink = (layer.resize(image.size, Image.Resampling.BOX) for layer in (plate, ink))
@@ -152,7 +171,14 @@ def write(folder, n, seed=0, progress=False, **knobs):
         scene = render(s, **knobs)
         file_name = f"{s:06d}.png"
         scene.image.save(folder / "images" / file_name)
-        images.append({"id": s, "file_name": file_name, "width": scene.image.width, "height": scene.image.height})
+        images.append(
+            {
+                "id": s,
+                "file_name": file_name,
+                "width": scene.image.width,
+                "height": scene.image.height,
+            }
+        )
         for label, mask in zip(scene.labels, scene.masks, strict=True):
             code = rle.encode(np.asfortranarray(mask, np.uint8))
             annotations.append({
@@ -162,7 +188,9 @@ def write(folder, n, seed=0, progress=False, **knobs):
             })  # fmt: skip
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES)]
     path = folder / "annotations" / "instances.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    path.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     return path
 
 
@@ -188,31 +216,44 @@ def _places(rng, n):
         cells, room = [(0.27, 0.5), (0.73, 0.5)], 0.5
     else:
         cells, room = [(0.27, 0.28), (0.73, 0.28), (0.27, 0.74), (0.73, 0.74)][:n], 0.46
-    return [(x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.12, 0.12) * (n == 2), room) for x, y in cells]
+    return [
+        (x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.12, 0.12) * (n == 2), room)
+        for x, y in cells
+    ]
 
 
 def _place(thing, side, cx, cy, longest, turn, tilt, roll):
     """Turn the object in space, project it and lay it on an empty canvas."""
     yaw, pitch, rolled = np.deg2rad([turn, tilt, roll])
     corners = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * longest / 2
-    spin = np.array([[np.cos(rolled), -np.sin(rolled), 0], [np.sin(rolled), np.cos(rolled), 0], [0, 0, 1]])
+    spin = np.array(
+        [[np.cos(rolled), -np.sin(rolled), 0], [np.sin(rolled), np.cos(rolled), 0], [0, 0, 1]]
+    )
     about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
+    about_x = np.array(
+        [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
+    )
     x, y, z = (corners @ (about_x @ about_y @ spin).T).T
     distance = 1.6
-    target = np.stack([cx + x * distance / (distance + z), cy + y * distance / (distance + z)], 1) * side
+    target = (
+        np.stack([cx + x * distance / (distance + z), cy + y * distance / (distance + z)], 1) * side
+    )
     source = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * thing.width
     # Eight unknowns of the homography that takes a canvas pixel back to a pixel of the object.
     rows = []
     for (u, v), (s, t) in zip(target, source, strict=True):
         rows += [[u, v, 1, 0, 0, 0, -s * u, -s * v], [0, 0, 0, u, v, 1, -t * u, -t * v]]
     homography = np.linalg.solve(np.array(rows), source.reshape(-1))
-    return thing.transform((side, side), Image.Transform.PERSPECTIVE, homography, Image.Resampling.BICUBIC)
+    return thing.transform(
+        (side, side), Image.Transform.PERSPECTIVE, homography, Image.Resampling.BICUBIC
+    )
 
 
 def _shadow(canvas, layer, side):
     blurred = layer.getchannel("A").filter(ImageFilter.GaussianBlur(side * 0.02))
-    shifted = ImageChops.offset(blurred, round(side * 0.015), round(side * 0.025)).point(lambda a: a * 0.45)
+    shifted = ImageChops.offset(blurred, round(side * 0.015), round(side * 0.025)).point(
+        lambda a: a * 0.45
+    )
     canvas.paste((14, 14, 20), mask=shifted)
 
 
@@ -221,7 +262,9 @@ def _noise(rng, side, coarsest, octaves, decay=0.55):
     total = np.zeros((side, side), np.float32)
     for k in range(octaves):
         grid = rng.uniform(-1, 1, (coarsest * 2**k + 1,) * 2).astype(np.float32)
-        total += decay**k * np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC))
+        total += decay**k * np.asarray(
+            Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)
+        )
     return total / sum(decay**k for k in range(octaves)) * 1.6
 
 
@@ -235,11 +278,17 @@ def _background(rng, side):
     colour = np.broadcast_to(base, (side, side, 3)).copy()
     if kind == 1:  # planks, with grain along them
         boards = rng.integers(4, 8)
-        grain = np.asarray(Image.fromarray(_noise(rng, side, 24, 2)).resize((side, 8)).resize((side, side)))
+        grain = np.asarray(
+            Image.fromarray(_noise(rng, side, 24, 2)).resize((side, 8)).resize((side, side))
+        )
         colour = np.array(rng.choice([(164, 118, 76), (126, 92, 64), (186, 154, 112)]), np.float32)
         colour = (
             colour
-            * (1 + 0.14 * rng.uniform(-1, 1, boards)[np.minimum((x * boards).astype(int), boards - 1)])[..., None]
+            * (
+                1
+                + 0.14
+                * rng.uniform(-1, 1, boards)[np.minimum((x * boards).astype(int), boards - 1)]
+            )[..., None]
         )
         tone = 0.08 * grain.T + 0.05 * tone - 0.35 * ((x * boards) % 1 < 0.035)
     elif kind == 2:  # bricks
@@ -254,7 +303,9 @@ def _background(rng, side):
         horizon = rng.uniform(0.3, 0.7) + 0.03 * _noise(rng, side, 3, 3)[:1]
         sky = np.array([140, 180, 214], np.float32) + 60 * y[..., None]
         land = np.array(rng.choice([(96, 132, 66), (170, 150, 104), (110, 112, 116)]), np.float32)
-        colour = np.where((y < horizon)[..., None], sky, land * (1 + 0.25 * _noise(rng, side, 30, 3)[..., None]))
+        colour = np.where(
+            (y < horizon)[..., None], sky, land * (1 + 0.25 * _noise(rng, side, 30, 3)[..., None])
+        )
     elif kind == 4:  # cloth: two crossing stripes
         n = rng.integers(5, 12)
         stripes = ((x * n) % 1 < 0.4).astype(np.float32) + ((y * n) % 1 < 0.4)
@@ -277,8 +328,13 @@ def _clutter(canvas, rng, side):
         if kind == 0:  # a pebble
             points = ring(9, 1.0, rng.uniform(0, 1)) * rng.uniform(0.7, 1.1, (9, 1)) * r + (x, y)
         elif kind == 1:  # a stick
-            along, across = ring(2, 1.0, a := rng.uniform(0, 6.3))[0] * r * 2.2, ring(2, 1.0, a + 1.57)[0] * r * 0.2
-            points = np.array([along + across, along - across, -along - across, -along + across]) + (x, y)
+            along, across = (
+                ring(2, 1.0, a := rng.uniform(0, 6.3))[0] * r * 2.2,
+                ring(2, 1.0, a + 1.57)[0] * r * 0.2,
+            )
+            points = np.array(
+                [along + across, along - across, -along - across, -along + across]
+            ) + (x, y)
         elif kind == 2:  # a leaf
             t, a = np.linspace(0, 2 * np.pi, 18), rng.uniform(0, 6.3)
             leaf = np.stack([1.6 * np.cos(t), 0.7 * np.sin(t) ** 3], 1) * r
@@ -298,7 +354,10 @@ def _occluder(rng, alpha, side, fraction):
     ys, xs = np.nonzero(np.asarray(alpha) >= 128)
     if len(xs) == 0:
         return None
-    out, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    out, across = (
+        np.array([np.cos(angle), np.sin(angle)]),
+        np.array([-np.sin(angle), np.cos(angle)]),
+    )
     points = np.stack([xs, ys], 1)
     edge, reach = np.quantile(points @ out, 1 - fraction), (points @ out).max() + 0.04 * side
     low, high = (points @ across).min() - 0.05 * side, (points @ across).max() + 0.05 * side

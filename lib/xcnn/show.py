@@ -83,7 +83,9 @@ def grid(rows, limit=None, bar=None, size=(7.2, 3.0), signed=None):
     :param signed: all maps diverge from 0; None: where one of them has negative values
     :return: matplotlib Figure
     """
-    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), len(rows[0]), figsize=size, layout="constrained", squeeze=False
+    )
     panels = [panel for panels in rows for panel in panels]
     if signed is None:
         signed = any((as_map(p[2]) < 0).any() for p in panels if len(p) > 2)
@@ -94,7 +96,9 @@ def grid(rows, limit=None, bar=None, size=(7.2, 3.0), signed=None):
         ax.set_title(title, fontsize=9)
         ax.axis("off")
     if bar:
-        scale = ScalarMappable(Normalize(-limit if signed else 0, limit), SIGNED if signed else POSITIVE)
+        scale = ScalarMappable(
+            Normalize(-limit if signed else 0, limit), SIGNED if signed else POSITIVE
+        )
         figure.colorbar(scale, ax=axes, label=bar, shrink=0.7, pad=0.015)
     plt.close(figure)  # the caller shows it; pyplot must not show it a second time
     return figure

@@ -28,9 +28,15 @@ class VGGSmall(nn.Module):
                 c_in = c_out
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(8)  # as in torchvision's VGG: pictures of other sizes fit, too
+        self.avgpool = nn.AdaptiveAvgPool2d(
+            8
+        )  # as in torchvision's VGG: pictures of other sizes fit, too
         self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Linear(64 * 8 * 8, 32), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Linear(32, classes)
+            nn.Flatten(),
+            nn.Linear(64 * 8 * 8, 32),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.2),
+            nn.Linear(32, classes),
         )
 
     def forward(self, x):
@@ -47,7 +53,9 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)  # one object, used twice, as in torchvision
         self.skip = nn.Sequential()
         if stride > 1 or c_in != c_out:
-            self.skip = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+            self.skip = nn.Sequential(
+                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
+            )
 
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
@@ -81,7 +89,8 @@ class Inception(nn.Module):
         super().__init__()
         self.one = nn.Conv2d(c_in, c1, 1, bias=False)
         self.three = nn.Sequential(
-            nn.Conv2d(c_in, c3 // 2, 1, bias=False), nn.Conv2d(c3 // 2, c3, 3, padding=1, bias=False)
+            nn.Conv2d(c_in, c3 // 2, 1, bias=False),
+            nn.Conv2d(c3 // 2, c3, 3, padding=1, bias=False),
         )
         self.five = nn.Sequential(
             nn.Conv2d(c_in, c5 // 2, 1, bias=False),
@@ -132,11 +141,20 @@ class AllConvSmall(nn.Module):
 
 def restore(module, path):
     """Give a module the weights of a .safetensors file, which are stored in half precision."""
-    module.load_state_dict({key: v.float() if v.is_floating_point() else v for key, v in load_file(path).items()})
+    module.load_state_dict(
+        {key: v.float() if v.is_floating_point() else v for key, v in load_file(path).items()}
+    )
 
 
-BUILD = {"vgg_s": VGGSmall, "resnet_s": ResNetSmall, "googlenet_s": GoogLeNetSmall, "allconv_s": AllConvSmall}
-TAGGED = "resnet_s_tagged"  # a resnet_s whose training pizzas all carried a copyright tag: chapter 12
+BUILD = {
+    "vgg_s": VGGSmall,
+    "resnet_s": ResNetSmall,
+    "googlenet_s": GoogLeNetSmall,
+    "allconv_s": AllConvSmall,
+}
+TAGGED = (
+    "resnet_s_tagged"  # a resnet_s whose training pizzas all carried a copyright tag: chapter 12
+)
 
 
 def build(name, classes):

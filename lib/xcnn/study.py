@@ -88,10 +88,14 @@ def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
     if source == "scenes":
         known = scenes.CLASSES
         classes = dict.fromkeys(known[:6] if classes is None else classes)
-        numbered = {name: range(seed + 1000 * k, seed + 1000 * k + images) for k, name in enumerate(classes)}
+        numbered = {
+            name: range(seed + 1000 * k, seed + 1000 * k + images) for k, name in enumerate(classes)
+        }
     else:
         folder = coco.Folder(source)
-        known = [name for name in folder.categories if name in coco.class_map() or name in scenes.CLASSES]
+        known = [
+            name for name in folder.categories if name in coco.class_map() or name in scenes.CLASSES
+        ]
         classes = dict.fromkeys(known if classes is None else classes)
         numbered = {name: folder.ids(name)[:images] for name in classes if name in known}
     for name in classes:
@@ -100,12 +104,16 @@ def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
     pairs = [(int(image), name) for name, ids in numbered.items() for image in ids]
     if largest and source != "scenes":
         covered = {(image, name): folder.mask(image, name).sum() for image, name in pairs}
-        best = {image: max((p for p in pairs if p[0] == image), key=covered.get) for image, _ in pairs}
+        best = {
+            image: max((p for p in pairs if p[0] == image), key=covered.get) for image, _ in pairs
+        }
         pairs = sorted(best.values())
     return [Case(str(source), image, name) for image, name in pairs]
 
 
-def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, cluster=None, progress=True):
+def run(
+    out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, cluster=None, progress=True
+):
     """Make the records that a file does not hold yet.
 
     :param out: the file, one JSON record per line
@@ -120,7 +128,9 @@ def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, clus
     :raises InputError: unknown network or method, a file of something else
     """
     methods = METHODS if methods is None else methods
-    networks, sizes, methods = map(dict.fromkeys, (networks, sizes, methods))  # what is named twice is asked once
+    networks, sizes, methods = map(
+        dict.fromkeys, (networks, sizes, methods)
+    )  # what is named twice is asked once
     for name in methods:
         if name not in METHODS:
             raise InputError(f"unknown method {name!r}; {nearest(name, METHODS)}")
@@ -128,9 +138,17 @@ def run(out, cases, networks, sizes=(ORIGINAL, 224), methods=None, batch=8, clus
         load(name)  # what cannot be loaded should fail now, and not in an hour
     with contextlib.closing(Log(out)) as log:
         pairs = itertools.product(networks, sizes)
-        jobs = [job for network, size in pairs for job in _jobs(log, cases, network, size, methods, batch)]
+        jobs = [
+            job
+            for network, size in pairs
+            for job in _jobs(log, cases, network, size, methods, batch)
+        ]
         total = sum(len(some) * len(left) for some, *_, left in jobs)
-        made = _by_workers(cluster, jobs) if cluster else itertools.chain.from_iterable(records(*job) for job in jobs)
+        made = (
+            _by_workers(cluster, jobs)
+            if cluster
+            else itertools.chain.from_iterable(records(*job) for job in jobs)
+        )
         for record in tqdm(made, total=total, disable=not progress, unit="record"):
             log.add(record)
     return total
@@ -175,7 +193,9 @@ class Log:
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
             self.file = path.open("ab")
         except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}; name another folder") from error
+            raise InputError(
+                f"cannot write {path}: {error.strerror}; name another folder"
+            ) from error
         if lines and not lines[-1].endswith(b"\n"):  # a run was killed while it wrote
             lines.pop()
         for number, line in enumerate(lines, start=1):
@@ -185,7 +205,9 @@ class Log:
                 if record["status"] == "ok":
                     float(record["P"]), float(record["area"])
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"line {number} of {path} is no record of a study; name another file") from error
+                raise InputError(
+                    f"line {number} of {path} is no record of a study; name another file"
+                ) from error
         self.file.truncate(sum(map(len, lines)))
 
     def add(self, record):
@@ -229,9 +251,19 @@ def records(cases, network, size, methods):
             continue
         P, E_total = energy_concentration(R, grown, dilate=0), R.double().square().sum((1, 2, 3))
         for key, p, e, mask in zip(keys, P.tolist(), E_total.tolist(), grown, strict=True):
-            found = {"P": p, "E": p * e, "status": "ok"} if not math.isnan(p) else {"status": "no energy"}
+            found = (
+                {"P": p, "E": p * e, "status": "ok"}
+                if not math.isnan(p)
+                else {"status": "no energy"}
+            )
             area = mask.double().mean().item()
-            yield key | {"method": method, **found, "E_total": e, "area": area, "seconds": seconds / len(keys)}
+            yield key | {
+                "method": method,
+                **found,
+                "E_total": e,
+                "area": area,
+                "seconds": seconds / len(keys),
+            }
 
 
 def prepared(net, image, mask, size):
@@ -262,7 +294,9 @@ def class_index(net, label, x):
     """
     if label in net.classes:
         return net.classes.index(label)
-    kinds = [k for k, name in coco.class_map().get(label, {}).items() if net.classes[k : k + 1] == [name]]
+    kinds = [
+        k for k, name in coco.class_map().get(label, {}).items() if net.classes[k : k + 1] == [name]
+    ]
     if not kinds:
         raise InputError(f"{net.name} knows no kind of {label}")
     return kinds[int(net.predict(x)[0, kinds].argmax())]

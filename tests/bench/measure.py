@@ -41,7 +41,12 @@ def side_by_side(calls, seconds, rounds=3):
     for name, values in taken.items():
         ratios = [own / one for own, one in zip(values, taken[unit], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        found[name] = {"times": middle, "low": low, "high": high, "ms": 1000 * statistics.median(values)}
+        found[name] = {
+            "times": middle,
+            "low": low,
+            "high": high,
+            "ms": 1000 * statistics.median(values),
+        }
     return found
 
 
@@ -49,7 +54,9 @@ def peak_memory(call):
     """The most that tensors made by a call hold at one moment, in MB."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
@@ -62,7 +69,10 @@ def record(section, rows, *same):
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     new = {tuple(row[key] for key in same) for row in rows}
     kept = [row for row in found.get(section, []) if tuple(row[key] for key in same) not in new]
-    rows = [{key: round(v, 4) if isinstance(v, float) and v > 1e-3 else v for key, v in row.items()} for row in rows]
+    rows = [
+        {key: round(v, 4) if isinstance(v, float) and v > 1e-3 else v for key, v in row.items()}
+        for row in rows
+    ]
     found[section] = kept + rows
     found["machine"] = {
         "processors": os.cpu_count(), "kind": platform.machine(), "python": platform.python_version(),
@@ -75,7 +85,9 @@ def record(section, rows, *same):
 def show(rows):
     """Print a table of costs."""
     unit = rows[0]
-    print(f"\n{unit['network']}, batch of {unit['batch']}; {unit['method']}: {unit['ms']:.1f} ms, {unit['MB']:.0f} MB")
+    print(
+        f"\n{unit['network']}, batch of {unit['batch']}; {unit['method']}: {unit['ms']:.1f} ms, {unit['MB']:.0f} MB"
+    )
     for row in rows[1:]:
         spread = f"{row['times']:7.2f} ({row['low']:.2f} to {row['high']:.2f})"
         off = "" if row["difference"] is None else f"{row['difference']:10.1e}"

@@ -56,8 +56,13 @@ def test_moves_and_starts_in_the_book():
     with chromium() as browser, served(HTML) as site:
         for name in PAGES:
             page, sizes = browser.new_page(), []
-            page.add_init_script("performance.setResourceTimingBufferSize(5000)")  # a page has more than 250 pictures
-            page.on("response", lambda response, sizes=sizes: sizes.append(int(response.headers["content-length"])))
+            page.add_init_script(
+                "performance.setResourceTimingBufferSize(5000)"
+            )  # a page has more than 250 pictures
+            page.on(
+                "response",
+                lambda response, sizes=sizes: sizes.append(int(response.headers["content-length"])),
+            )
             page.goto(f"{site}/{name}.html", wait_until="networkidle")
             print(f"\n{name:32} starts with {sum(sizes) / 1000:6.0f} kB", end="")
             for explorer in page.locator(".xcnn-explore").all() if name in EXPLORERS else []:
@@ -100,6 +105,10 @@ def test_moves_live(name, monkeypatch):
             result.raise_error()
             if isinstance(result.result, VBox):
                 (clock, processor), (remembered, _) = moves(result.result), moves(result.result)
-                print(f"\n{name} by {', '.join(control.description for control in result.result.children[:-1])}")
-                print(f"    the first time {quantiles(clock)}; of the processor {quantiles(processor)}")
+                print(
+                    f"\n{name} by {', '.join(control.description for control in result.result.children[:-1])}"
+                )
+                print(
+                    f"    the first time {quantiles(clock)}; of the processor {quantiles(processor)}"
+                )
                 print(f"    remembered     {quantiles(remembered)}", end="")

@@ -21,6 +21,8 @@ def test_grading_costs_at_most_twice_the_execution(tmp_path, locked_room):  # no
     start = time.perf_counter()
     rows = grade.batch(folder, tmp_path / "grades.csv", TINY, pages=tmp_path / "feedback")
     grading = time.perf_counter() - start
-    print(f"\n20 notebooks: executing {executing:.1f} s, grading {grading:.1f} s, ratio {grading / executing:.2f}")
+    print(
+        f"\n20 notebooks: executing {executing:.1f} s, grading {grading:.1f} s, ratio {grading / executing:.2f}"
+    )
     assert all(row["score"] == row["max"] for row in rows)
     assert grading <= 2 * executing

@@ -23,7 +23,11 @@ SECONDS = 40  # for each table; more where one round takes longer
 def network(name):
     """Random weights where no trained ones come with the book: what a map costs does not depend on them."""
     torch.manual_seed(0)
-    return xcnn.load(name) if name in SMALL else xcnn.Network(zoo.get_model(name, weights=None).eval(), name)
+    return (
+        xcnn.load(name)
+        if name in SMALL
+        else xcnn.Network(zoo.get_model(name, weights=None).eval(), name)
+    )
 
 
 def refusal(call, *args):
@@ -67,12 +71,20 @@ def test_cost(name, batch):
         for (method, library), taken in seconds.items():
             more = {"difference": None, "MB": peak_memory(calls[method, library])}
             if library not in ("", "xcnn", "lime"):
-                more["difference"] = difference(*(calls[method, of]().detach() for of in ("xcnn", library)))
-            rows.append({"network": name, "batch": batch, "method": method, "library": library} | taken | more)
+                more["difference"] = difference(
+                    *(calls[method, of]().detach() for of in ("xcnn", library))
+                )
+            rows.append(
+                {"network": name, "batch": batch, "method": method, "library": library}
+                | taken
+                | more
+            )
     show(rows)
     record("costs", rows, "network", "batch")
     costs = {(row["method"], row["library"]): row["times"] for row in rows}
-    assert batch > 1 or costs["Grad-CAM", "xcnn"] <= 0.75  # few rounds of eight pictures fit into the time
+    assert (
+        batch > 1 or costs["Grad-CAM", "xcnn"] <= 0.75
+    )  # few rounds of eight pictures fit into the time
 
 
 def test_scoreboard():

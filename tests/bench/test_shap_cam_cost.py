@@ -59,23 +59,32 @@ def test_time_to_one_percent(seed):
     values = xcnn.shap_cam(net, x, c, score="probability").values[0]
     ours = time.perf_counter() - start
     off = ((values.phi.flatten() - reference).norm() / reference.norm()).item()
-    print(f"\nresnet_s, scene {seed}, forward pass included: {values.estimator} {1000 * ours:.1f} ms, error {off:.2%}")
+    print(
+        f"\nresnet_s, scene {seed}, forward pass included: {values.estimator} {1000 * ours:.1f} ms, error {off:.2%}"
+    )
     assert off <= GOAL
     for name, (v, batch) in ways.items():
         seconds, orders = until_near(v, reference, batch)
-        print(f"  {name:26}{seconds:8.1f} s for {orders:5} orders: {seconds / ours:9,.0f} times as long")
+        print(
+            f"  {name:26}{seconds:8.1f} s for {orders:5} orders: {seconds / ours:9,.0f} times as long"
+        )
 
 
 def test_real_networks_extrapolated():
     found, rows = json.loads((data_folder() / "results" / "shap_cam.json").read_text()), []
     for name, cost in found["seconds"].items():
-        cases = [one for one in found["cases"] if one["network"] == name and one["estimator"] == "path"]
+        cases = [
+            one for one in found["cases"] if one["network"] == name and one["estimator"] == "path"
+        ]
         for goal in (GOAL, statistics.median(one["auto"] for one in cases)):
-            orders = statistics.median(int(LONG) * (one["random"][LONG] / goal) ** 2 for one in cases)
+            orders = statistics.median(
+                int(LONG) * (one["random"][LONG] / goal) ** 2 for one in cases
+            )
             calls = orders * cost["positions"]
             row = {"network": name, "goal": goal, "orders": orders}
             row |= {
-                key: calls * cost[way] / cost["shap_cam"] for key, way in [("published", "network"), ("head", "head")]
+                key: calls * cost[way] / cost["shap_cam"]
+                for key, way in [("published", "network"), ("head", "head")]
             }
             rows.append(row)
             print(f"\n{name}, extrapolated, to {goal:.2%} error, {orders:,.0f} orders: published algorithm "

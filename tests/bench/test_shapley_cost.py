@@ -15,7 +15,10 @@ def test_exact_and_sampled():
     v = lambda S: (S.double() @ w).softmax(1)[:, 0]  # noqa: E731
     theirs = lambda z: v(torch.from_numpy(z)).numpy()  # noqa: E731
     nobody, all_of_them = shap.maskers.Independent(np.zeros((1, PLAYERS))), np.ones((1, PLAYERS))
-    every, some = shap.explainers.Exact(theirs, nobody), shap.explainers.Permutation(theirs, nobody, seed=0)
+    every, some = (
+        shap.explainers.Exact(theirs, nobody),
+        shap.explainers.Permutation(theirs, nobody, seed=0),
+    )
     calls = {
         ("exact", "xcnn"): lambda: shapley.exact(v, PLAYERS),
         ("exact", "shap"): lambda: torch.from_numpy(every(all_of_them).values[0]),
@@ -29,6 +32,8 @@ def test_exact_and_sampled():
     for (what, library), taken in side_by_side(calls, 5).items():
         off = ((calls[what, library]() - phi).norm() / phi.norm()).item()
         rows.append({"what": what, "library": library, "ms": taken["ms"], "error": off})
-        print(f"\n{PLAYERS} players, {what}, {library}: {taken['ms']:.2f} ms, error {off:.1e}", end="")
+        print(
+            f"\n{PLAYERS} players, {what}, {library}: {taken['ms']:.2f} ms, error {off:.1e}", end=""
+        )
     record("shapley", rows)
     assert rows[1]["error"] < 1e-6

@@ -25,10 +25,16 @@ def test_records_per_second(name):
     module, x = zoo.get_model(name, weights=None).eval(), torch.randn(8, 3, 224, 224)
     net, mask, targets = xcnn.Network(module, size=224), torch.ones(224, 224) > 0, [0] * 8
     mask[:100] = False
-    calls = [WAYS[method][library](copy.deepcopy(module), net.layer) for method, library in PEERS.items()]
+    calls = [
+        WAYS[method][library](copy.deepcopy(module), net.layer) for method, library in PEERS.items()
+    ]
     ways = {
-        "xcnn study": lambda: [xcnn.energy_concentration(R, mask) for _, R, _ in maps(net, x, targets, METHODS)],
-        "peers": lambda: [xcnn.energy_concentration(call(x, targets).detach(), mask) for call in calls],
+        "xcnn study": lambda: [
+            xcnn.energy_concentration(R, mask) for _, R, _ in maps(net, x, targets, METHODS)
+        ],
+        "peers": lambda: [
+            xcnn.energy_concentration(call(x, targets).detach(), mask) for call in calls
+        ],
     }
     times = side_by_side(ways, 5)["peers"]["times"]
     print(f"\n{name}: {times:.2f} times as many records per second as captum and pytorch-grad-cam")
@@ -41,6 +47,10 @@ def test_cost_of_fixations(name):
     more = {"init_weights": False} if name == "googlenet" else {}
     module, x = zoo.get_model(name, weights=None, **more).eval(), torch.randn(1, 3, 224, 224)
     net = xcnn.Network(module, size=224)
-    taken = side_by_side({UNIT: lambda: unit(module, x, [0]), "ours": lambda: xcnn.cnn_fixations(net, x, 0)}, 7)["ours"]
-    print(f"\n{name}: CNN Fixations cost {taken['times']:.2f} ({taken['low']:.2f} to {taken['high']:.2f}) of the unit")
+    taken = side_by_side(
+        {UNIT: lambda: unit(module, x, [0]), "ours": lambda: xcnn.cnn_fixations(net, x, 0)}, 7
+    )["ours"]
+    print(
+        f"\n{name}: CNN Fixations cost {taken['times']:.2f} ({taken['low']:.2f} to {taken['high']:.2f}) of the unit"
+    )
     assert taken["times"] <= 3

@@ -14,8 +14,12 @@ from tools import ROOT
 from tools.book.check_book import HTML, anchors
 
 PAGE = (ROOT / "book" / "api.md").read_text()
-NAMES = re.findall(r"^(?:\.\. auto(?:function|class|exception)::|```\{py:data\}) xcnn\.([\w.]+)$", PAGE, re.M)
-WHOLE = "coco evaluate explore mlp perceptron photos report sanity scenes shapley show study".split()
+NAMES = re.findall(
+    r"^(?:\.\. auto(?:function|class|exception)::|```\{py:data\}) xcnn\.([\w.]+)$", PAGE, re.M
+)
+WHOLE = (
+    "coco evaluate explore mlp perceptron photos report sanity scenes shapley show study".split()
+)
 INNER = {"mlp.fitting", "study.Log"}  # what only their own modules call
 METHODS = pytest.mark.parametrize("method", xcnn.METHODS)
 
@@ -32,17 +36,27 @@ def callables():
         if name not in ("METHODS", "InputError"):
             yield name
             members = vars(find(name)).items() if inspect.isclass(find(name)) else ()
-            yield from (f"{name}.{key}" for key, v in members if inspect.isfunction(v) and not key.startswith("_"))
+            yield from (
+                f"{name}.{key}"
+                for key, v in members
+                if inspect.isfunction(v) and not key.startswith("_")
+            )
 
 
 def text(name):
     """A name's object, its docstring, and the same with what it sends the reader to; a rule of LRP, to its module."""
     owner, _, member = name.rpartition(".")
-    thing = getattr(find(owner), member) if owner in NAMES and inspect.isclass(find(owner)) else find(name)
+    thing = (
+        getattr(find(owner), member)
+        if owner in NAMES and inspect.isclass(find(owner))
+        else find(name)
+    )
     doc = inspect.getdoc(thing) or ""
     other = re.search(r"as in `(\w+)`", doc)
     near = [full for full in NAMES if other and full.split(".")[-1] == other[1]]
-    rest = [text(full)[2] for full in near] + [xcnn.methods.lrp_rules.__doc__] * name.startswith("methods.lrp_rules.")
+    rest = [text(full)[2] for full in near] + [xcnn.methods.lrp_rules.__doc__] * name.startswith(
+        "methods.lrp_rules."
+    )
     return thing, doc, "\n".join([doc, *rest])
 
 
@@ -51,8 +65,16 @@ def test_every_public_name_is_on_the_page():
     assert len(set(NAMES)) == len(NAMES)
     for module in WHOLE:
         own = importlib.import_module(f"xcnn.{module}")
-        here = [name for name, thing in vars(own).items() if getattr(thing, "__module__", "") == own.__name__]
-        public = {f"{module}.{name}" for name in here if not name.startswith("_") and callable(getattr(own, name))}
+        here = [
+            name
+            for name, thing in vars(own).items()
+            if getattr(thing, "__module__", "") == own.__name__
+        ]
+        public = {
+            f"{module}.{name}"
+            for name in here
+            if not name.startswith("_") and callable(getattr(own, name))
+        }
         public -= INNER | {f"{module}.{name}" for name in xcnn.__all__}
         assert sorted(public - set(NAMES)) == [], "add them to book/api.md"
 
@@ -65,7 +87,10 @@ def test_methods_are_listed():
 def test_sections_follow_the_chapters():
     chapters = [path.stem for path in sorted(ROOT.glob("notebooks/*.md"))]
     assert re.findall(r"\(\.\./notebooks/(\w+)\.ipynb\)", PAGE) == chapters
-    titles = [re.search(r"^# (.+)", (ROOT / f"notebooks/{one}.md").read_text(), re.M)[1] for one in chapters]
+    titles = [
+        re.search(r"^# (.+)", (ROOT / f"notebooks/{one}.md").read_text(), re.M)[1]
+        for one in chapters
+    ]
     assert [title for title in re.findall(r"^## (\d+ · .+)", PAGE, re.M)] == titles
 
 
@@ -75,8 +100,12 @@ def test_docstring_names_its_parameters_and_what_comes_back(name):
     assert own, f"{name} has no docstring"
     for parameter in inspect.signature(thing).parameters.keys() - {"self"}:
         assert re.search(rf"(?<!\w){parameter}(?!\w)", doc), f"{name} does not explain {parameter}"
-    if inspect.isfunction(thing) and "\n" in own and name != "contract.check":  # one line says what comes back
-        assert re.search(":return:|A generator|and returns", doc), f"{name} does not say what it returns"
+    if (
+        inspect.isfunction(thing) and "\n" in own and name != "contract.check"
+    ):  # one line says what comes back
+        assert re.search(":return:|A generator|and returns", doc), (
+            f"{name} does not say what it returns"
+        )
     for field in re.findall(r":param ([^:]+):", own):
         unknown = set(field.split(", ")) - inspect.signature(thing).parameters.keys()
         assert not unknown, f"{name} explains {unknown}, which it does not have"
@@ -87,7 +116,10 @@ def test_docstring_of_a_method(method):
     _, own, doc = text(method)
     assert re.search(r"Source: .* \d{4}, (arXiv \d{4}\.\d{5}|arXiv \d{4}\.\d{4}|doi 10\.)", own)
     assert re.search(r"\beq\. \d|\bsection \d|-rule|chapter \d", own), "where in the paper?"
-    assert re.search(r":return: \(N, [13], H, W\)", doc) and ":raises InputError: see `contract.check`" in doc
+    assert (
+        re.search(r":return: \(N, [13], H, W\)", doc)
+        and ":raises InputError: see `contract.check`" in doc
+    )
     for parameter in inspect.signature(xcnn.METHODS[method]).parameters:
         assert re.search(rf":param [^:]*\b{parameter}\b[^:]*:", doc), parameter
 

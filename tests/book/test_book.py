@@ -80,7 +80,10 @@ def visit(browser, site):
         page.faults, page.bytes = [], 0
         page.on("console", lambda m: page.faults.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: page.faults.append(str(e)))
-        page.on("request", lambda r: page.faults.append(r.url) if not r.url.startswith((site, "data:")) else None)
+        page.on(
+            "request",
+            lambda r: page.faults.append(r.url) if not r.url.startswith((site, "data:")) else None,
+        )
 
         def weigh(response):
             page.bytes += int(response.headers["content-length"])
@@ -98,10 +101,15 @@ def visit(browser, site):
 
 def grave(page, **options):
     """What axe finds serious or critical on the whole page, the theme's own parts included."""
-    options |= {"resultTypes": ["violations"], "preload": False}  # it would ask for style sheets at wrong addresses
+    options |= {
+        "resultTypes": ["violations"],
+        "preload": False,
+    }  # it would ask for style sheets at wrong addresses
     found = Axe().run(page, options=options).response["violations"]
     found = [violation for violation in found if violation["impact"] in ("serious", "critical")]
-    return [(violation["id"], node["html"][:160]) for violation in found for node in violation["nodes"]]
+    return [
+        (violation["id"], node["html"][:160]) for violation in found for node in violation["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -128,33 +136,51 @@ class Pictures(HTMLParser):
 @pytest.mark.parametrize("name", PAGES)
 def test_pictures_have_a_size_and_words(name):
     found = Pictures(name)
-    pictures = [img for img in found.all if "logo__image" not in img.get("class", "")]  # the style sheet sizes the logo
+    pictures = [
+        img for img in found.all if "logo__image" not in img.get("class", "")
+    ]  # the style sheet sizes the logo
     for img in pictures:
-        assert int(img["width"]) > 0 and int(img["height"]) > 0, f"{img['src']}: the text below it would jump"
+        assert int(img["width"]) > 0 and int(img["height"]) > 0, (
+            f"{img['src']}: the text below it would jump"
+        )
     alts = [img["alt"] for img in pictures]
     for explorer in found.explorers:
         alts += explorer["alts"]
         named = dict(zip(explorer["alts"], explorer["frames"], strict=True))
-        twice = {alt for alt, frame in zip(explorer["alts"], explorer["frames"], strict=True) if named[alt] != frame}
+        twice = {
+            alt
+            for alt, frame in zip(explorer["alts"], explorer["frames"], strict=True)
+            if named[alt] != frame
+        }
         assert not twice, "frames that differ are told apart"
     for alt in alts:
-        assert len(alt.split()) >= 4 and not re.search(r"/|\.(png|webp|svg|jpe?g)\b|<\w+ ", alt), alt
+        assert len(alt.split()) >= 4 and not re.search(r"/|\.(png|webp|svg|jpe?g)\b|<\w+ ", alt), (
+            alt
+        )
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_quiet_small_and_readable(visit, name):
-    page = visit(name, viewport={"width": 1280, "height": 800}, color_scheme="light", reduced_motion="reduce")
+    page = visit(
+        name, viewport={"width": 1280, "height": 800}, color_scheme="light", reduced_motion="reduce"
+    )
     assert page.bytes <= START
     page.evaluate("document.querySelectorAll('details').forEach((e) => (e.open = true))")
     for scheme in "light", "dark":
         page.emulate_media(color_scheme=scheme)
-        page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+        page.wait_for_function(
+            "scheme => document.documentElement.dataset.theme === scheme", arg=scheme
+        )
         for width in 1280, 768, 360:
             page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate(STICKS_OUT) == [], (scheme, width)
     page.evaluate(ONE_OF_EACH_KIND)
-    page.wait_for_timeout(400)  # the theme looks after a while which boxes scroll now, and lets the keyboard in
-    assert grave(page, rules={"color-contrast": {"enabled": False}}) == []  # a phone has other buttons
+    page.wait_for_timeout(
+        400
+    )  # the theme looks after a while which boxes scroll now, and lets the keyboard in
+    assert (
+        grave(page, rules={"color-contrast": {"enabled": False}}) == []
+    )  # a phone has other buttons
     page.set_viewport_size({"width": 1280, "height": 800})
     assert grave(page, runOnly=["color-contrast"]) == []  # in the dark
     page.emulate_media(color_scheme="light")
@@ -181,7 +207,9 @@ def test_explorers_need_only_a_keyboard(visit, name):
     tab_to(page, ".xcnn-explore *")  # past the sidebars
 
     explorers = page.locator(".xcnn-explore").all()
-    assert len(explorers) >= (1 if name in ("book/intro", "book/bench", "notebooks/06_grad_cam") else 2)
+    assert len(explorers) >= (
+        1 if name in ("book/intro", "book/bench", "notebooks/06_grad_cam") else 2
+    )
     for explorer in explorers:
         picture, said = explorer.locator("img"), explorer.get_by_role("status")
         controls = explorer.locator("input, select").all()
@@ -193,7 +221,11 @@ def test_explorers_need_only_a_keyboard(visit, name):
             assert control.evaluate("e => e === document.activeElement")
             ring = control.evaluate("e => getComputedStyle(e).outline")
             assert "solid" in ring and "3px" in ring, ring
-            before = [picture.element_handle(), picture.get_attribute("src"), picture.get_attribute("alt")]
+            before = [
+                picture.element_handle(),
+                picture.get_attribute("src"),
+                picture.get_attribute("alt"),
+            ]
             slides = control.get_attribute("type") == "range"
             page.keyboard.press("ArrowRight" if slides else "ArrowDown")
             page.wait_for_function(SHOWS_ANOTHER, arg=before)
@@ -203,7 +235,9 @@ def test_explorers_need_only_a_keyboard(visit, name):
         if explorer is explorers[0]:  # after a while, once
             said.filter(has_text=picture.get_attribute("alt")).wait_for(state="attached")
     assert page.evaluate("shift") <= SHIFT
-    for folded in page.locator(".bd-article details").all()[:2] if name in CHAPTERS else []:  # a hint and its solution
+    for folded in (
+        page.locator(".bd-article details").all()[:2] if name in CHAPTERS else []
+    ):  # a hint and its solution
         folded.locator("summary").focus()
         page.keyboard.press("Enter")
         assert folded.evaluate("e => e.open")
@@ -214,7 +248,10 @@ def test_explorers_need_only_a_keyboard(visit, name):
 def test_without_javascript_there_is_a_picture(visit, name):
     page = visit(name, java_script_enabled=False)
     for picture in page.locator(".xcnn-explore img").all():
-        assert picture.evaluate("img => img.naturalWidth") > 200 and picture.bounding_box()["width"] > 200
+        assert (
+            picture.evaluate("img => img.naturalWidth") > 200
+            and picture.bounding_box()["width"] > 200
+        )
     for control in page.locator(".xcnn-explore input, .xcnn-explore select").all():
         assert not control.is_visible()
 
@@ -243,4 +280,6 @@ def test_real_networks_or_one_line_that_says_so(visit):
     """Where weights are found the explorers offer them; where not, the chapter says it."""
     text = visit("notebooks/05_cam").content()
     found = (HTML.parents[1] / ".venv" / "weights.txt").read_text().split()
-    assert all(name in text for name in found) if found else "No ImageNet weights were found" in text
+    assert (
+        all(name in text for name in found) if found else "No ImageNet weights were found" in text
+    )

@@ -63,7 +63,9 @@ def house(tmp_path_factory):
 def run(house, *command):
     env = os.environ | {"PYTHONPATH": str(house / "lib"), "OMP_NUM_THREADS": "1"}
     env = {key: value for key, value in env.items() if not key.startswith("PYTEST_")}
-    return subprocess.run([sys.executable, "-m", *command], cwd=house, env=env, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=house, env=env, capture_output=True, text=True
+    )
 
 
 def test_example_is_one_method_and_its_test():

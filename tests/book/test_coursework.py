@@ -46,7 +46,9 @@ def fails(sources, names):
         for source in sources:
             run(source, names)
     except Exception as error:
-        assert not isinstance(error, NotImplementedError | SyntaxError | NameError), f"not a fair wrong answer: {error}"
+        assert not isinstance(error, NotImplementedError | SyntaxError | NameError), (
+            f"not a fair wrong answer: {error}"
+        )
         return True
     finally:
         for module, weights in zip(modules, kept, strict=True):
@@ -71,7 +73,9 @@ def marked(path):
                 if fails([wrong, *(HIDDEN.sub("", test) for test in tests)], before):
                     caught[answer].append("public")
                 else:
-                    caught[answer].append("hidden" if fails([wrong, *tests], before) else "not at all")
+                    caught[answer].append(
+                        "hidden" if fails([wrong, *tests], before) else "not at all"
+                    )
     return caught
 
 
@@ -94,9 +98,15 @@ def test_stubs_fail_as_stubs(path):
             with pytest.raises(NotImplementedError):
                 run(cell.source, names)
         elif cell.cell_type == "code":
-            assert ("raise NotImplementedError" in cell.source) == (role(cell) == "answer"), cell.source
+            assert ("raise NotImplementedError" in cell.source) == (role(cell) == "answer"), (
+                cell.source
+            )
             run(cell.source, names)
-    assert tests == len([cell for cell in cells(path) if cell.cell_type == "code" and role(cell) == "test"]) >= 7
+    assert (
+        tests
+        == len([cell for cell in cells(path) if cell.cell_type == "code" and role(cell) == "test"])
+        >= 7
+    )
 
 
 @each_set
@@ -104,25 +114,35 @@ def test_points_add_up(path):
     """The title says what the questions are worth together, a question what its tests are, a part what its test is."""
     questions, parts = [], []
     for cell in cells(path):
-        questions += [[int(said), 0] for said in re.findall(r"^## .* \((\d+) points\)$", cell.source, re.M)]
+        questions += [
+            [int(said), 0] for said in re.findall(r"^## .* \((\d+) points\)$", cell.source, re.M)
+        ]
         parts += map(int, re.findall(r"\*\*[a-z]\*\* \((\d+) points?\)", cell.source, re.M))
         if cell.cell_type == "code" and role(cell) == "test":
             points = cell.metadata["nbgrader"]["points"]
             questions[-1][1] += points
             assert not parts or parts.pop() == points
     assert len(questions) >= 5 and all(said == given for said, given in questions), questions
-    assert sum(said for said, _ in questions) == int(re.search(r"\*\*Points\*\* (\d+)", path.read_text())[1]) == 20
+    assert (
+        sum(said for said, _ in questions)
+        == int(re.search(r"\*\*Points\*\* (\d+)", path.read_text())[1])
+        == 20
+    )
 
 
 @each_set
 def test_cells_are_marked_for_nbgrader(path):
     marks = [cell.metadata["nbgrader"] for cell in cells(path) if cell.cell_type == "code"]
     names = [mark["grade_id"] for mark in marks]
-    assert len(set(names)) == len(names) and all(name.startswith(path.stem[:3] + "-") for name in names)
+    assert len(set(names)) == len(names) and all(
+        name.startswith(path.stem[:3] + "-") for name in names
+    )
     for cell in cells(path):
         if cell.cell_type == "code":
             mark = cell.metadata["nbgrader"]
-            assert mark["locked"] == (role(cell) != "answer") and ("points" in mark) == (role(cell) == "test")
+            assert mark["locked"] == (role(cell) != "answer") and ("points" in mark) == (
+                role(cell) == "test"
+            )
             assert len(HIDDEN.findall(cell.source)) == (role(cell) == "test")
             assert HIDDEN.sub("", cell.source).rstrip().count("HIDDEN") == 0
             assert role(cell) != "test" or cell.source.rstrip().endswith("### END HIDDEN TESTS")
@@ -144,7 +164,9 @@ def test_nothing_is_given_away(path):
     assert not any(mark in derived for mark in ("wrong answers", "BEGIN SOLUTION", "HIDDEN TESTS"))
     shown = [cell.source for cell in nbformat.reads(derived, 4).cells]
     secrets = [
-        secret for cell in cells(path) for secret in (SOLUTION.findall(cell.source) + HIDDEN.findall(cell.source))
+        secret
+        for cell in cells(path)
+        for secret in (SOLUTION.findall(cell.source) + HIDDEN.findall(cell.source))
     ]
     for secret in secrets:
         inside = "\n".join(secret.splitlines()[1:-1]).strip()
@@ -158,7 +180,9 @@ def test_a_wrong_answer_that_passes_is_noticed(tmp_path):
     broken = tmp_path / "tiny.md"
     for sign, verdict in ((">", "not at all"), (">=", "hidden"), ("<", "public")):
         wrong = right.replace(">", sign)
-        broken.write_text(text.replace("## 2", f"<!-- wrong answers\n```python\n{wrong}```\n-->\n\n## 2"))
+        broken.write_text(
+            text.replace("## 2", f"<!-- wrong answers\n```python\n{wrong}```\n-->\n\n## 2")
+        )
         marked.cache_clear()
         assert marked(broken)["step"] == [verdict]
     marked.cache_clear()

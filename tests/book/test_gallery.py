@@ -18,7 +18,17 @@ from xcnn.loading import weights_path
 
 from tools import ROOT
 from tools.data import draw_gallery as gallery
-from tools.data.draw_gallery import CAT, CUP, EXPLORERS, FOLDER, NAMES, NETWORKS, RANKS, RULES, baked
+from tools.data.draw_gallery import (
+    CAT,
+    CUP,
+    EXPLORERS,
+    FOLDER,
+    NAMES,
+    NETWORKS,
+    RANKS,
+    RULES,
+    baked,
+)
 from tools.data.observe_gallery import observations
 
 INDEX = json.loads((FOLDER / "index.json").read_text())
@@ -36,9 +46,16 @@ def weights(name):
 
 def test_every_frame_is_there_and_none_is_unused():
     shown = {file for html in HTML.values() for file in baked(html)["frames"]}
-    assert shown == {path.name for path in FOLDER.glob("*.webp")} == {frame["file"] for frame in INDEX["frames"]}
+    assert (
+        shown
+        == {path.name for path in FOLDER.glob("*.webp")}
+        == {frame["file"] for frame in INDEX["frames"]}
+    )
     for name, html in HTML.items():
-        assert html.count("<img") == 1 and f'src="{gallery.FRAMES_URL}/{records(name)[0]["file"]}"' in html
+        assert (
+            html.count("<img") == 1
+            and f'src="{gallery.FRAMES_URL}/{records(name)[0]["file"]}"' in html
+        )
 
 
 def test_the_folder_is_small_and_holds_nothing_else():
@@ -48,7 +65,9 @@ def test_the_folder_is_small_and_holds_nothing_else():
     assert sum(path.stat().st_size for path in files) <= 10e6
     for path in FOLDER.glob("*.webp"):
         with Image.open(path) as picture:
-            assert picture.format == "WEBP" and 500 <= picture.width <= 700  # narrow, so that a phone can show its text
+            assert (
+                picture.format == "WEBP" and 500 <= picture.width <= 700
+            )  # narrow, so that a phone can show its text
         assert path.stem == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
@@ -78,7 +97,11 @@ def test_all_methods_of_all_networks_on_all_photographs():
 def test_every_photograph_may_be_shown():
     assert INDEX["photographs"] == list(photos.NAMES)
     assert {frame["photograph"] for frame in INDEX["frames"]} == set(photos.NAMES)
-    rows = dict(re.findall(r"^\| `([a-z ]+)` \|.*\| ([^|]+) \|$", (ROOT / "data" / "SOURCES.md").read_text(), re.M))
+    rows = dict(
+        re.findall(
+            r"^\| `([a-z ]+)` \|.*\| ([^|]+) \|$", (ROOT / "data" / "SOURCES.md").read_text(), re.M
+        )
+    )
     for name in photos.NAMES:
         assert any(licence in rows[name] for licence in ("CC0", "public domain", "CC BY 2.0")), name
         assert f"*{name}*" in PAGE  # with its author
@@ -89,8 +112,13 @@ def test_classes_and_layers_are_those_of_the_networks():
         c, name = frame["class"]
         assert weights(frame["network"]).meta["categories"][c] == name and 0 <= frame["p"] <= 1
     for name in NETWORKS:  # names and shapes of layers need no trained weights
-        net, noted = xcnn.Network(zoo.get_model(name, weights=None).eval(), name), INDEX["networks"][name]
-        assert noted["weights"] == weights_path(weights(name)).name and re.fullmatch("[0-9a-f]{64}", noted["sha256"])
+        net, noted = (
+            xcnn.Network(zoo.get_model(name, weights=None).eval(), name),
+            INDEX["networks"][name],
+        )
+        assert noted["weights"] == weights_path(weights(name)).name and re.fullmatch(
+            "[0-9a-f]{64}", noted["sha256"]
+        )
         assert {layer: tuple(shape) for layer, shape in noted["layers"].items()} == net.layers
         for frame in records("layers"):
             if frame["network"] == name:
@@ -100,7 +128,9 @@ def test_classes_and_layers_are_those_of_the_networks():
 
 def test_likelier_classes_come_first_and_share_a_scale():
     for network, name in product(NETWORKS, photos.NAMES):
-        three = [f for f in records("methods") if (f["network"], f["photograph"]) == (network, name)]
+        three = [
+            f for f in records("methods") if (f["network"], f["photograph"]) == (network, name)
+        ]
         p = [frame["p"] for frame in three]
         assert p == sorted(p, reverse=True) and len({frame["class"][0] for frame in three}) == 3
         scales = [[numbers["limit"] for numbers in frame["maps"].values()] for frame in three]
@@ -111,7 +141,13 @@ def test_likelier_classes_come_first_and_share_a_scale():
 def test_alt_texts_say_what_the_frames_show(name):
     for frame, alt in zip(records(name), baked(HTML[name])["alts"], strict=True):
         c, label = frame["class"]
-        for part in (frame["network"], frame["photograph"], f"{label} ({c})", *frame["maps"], frame.get("at", "")):
+        for part in (
+            frame["network"],
+            frame["photograph"],
+            f"{label} ({c})",
+            *frame["maps"],
+            frame.get("at", ""),
+        ):
             assert part in alt
         for label, numbers in frame["maps"].items():
             assert re.search(rf"{numbers['most']}: [^;]*{re.escape(label)}", alt)
@@ -181,8 +217,13 @@ def test_nothing_names_this_machine():
 def test_a_recorded_frame_comes_out_again(real, name, choice):
     """With the same weights: the same class and numbers, and nearly the same picture."""
     network = choice["network"]
-    if hashlib.sha256(weights_path(weights(network)).read_bytes()).hexdigest() != INDEX["networks"][network]["sha256"]:
-        pytest.skip(f"the gallery was drawn with other weights of {network}; `make gallery` draws it with these")
+    if (
+        hashlib.sha256(weights_path(weights(network)).read_bytes()).hexdigest()
+        != INDEX["networks"][network]["sha256"]
+    ):
+        pytest.skip(
+            f"the gallery was drawn with other weights of {network}; `make gallery` draws it with these"
+        )
     (kept,) = [frame for frame in records(name) if choice.items() <= frame.items()]
     make, columns, size, _ = EXPLORERS[name]
     sheet = make(**choice)
@@ -197,5 +238,8 @@ def test_a_recorded_frame_comes_out_again(real, name, choice):
         return np.asarray(picture.convert("RGB").resize((40, 60)), float)
 
     picture = small(Image.open(io.BytesIO(webp)))
-    off = {f["file"]: np.abs(small(Image.open(FOLDER / f["file"])) - picture).mean() for f in records(name)}
+    off = {
+        f["file"]: np.abs(small(Image.open(FOLDER / f["file"])) - picture).mean()
+        for f in records(name)
+    }
     assert min(off, key=off.get) == kept["file"] and off[kept["file"]] < 2

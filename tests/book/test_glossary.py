@@ -37,7 +37,9 @@ def prose(chapter):
 
 
 TERMS = list(terms())
-ROWS = pytest.mark.parametrize("title, term, definition, languages", TERMS, ids=[row[1] for row in TERMS])
+ROWS = pytest.mark.parametrize(
+    "title, term, definition, languages", TERMS, ids=[row[1] for row in TERMS]
+)
 
 
 def test_as_many_terms_as_the_page_shows():
@@ -46,7 +48,9 @@ def test_as_many_terms_as_the_page_shows():
 
 
 def test_terms_are_sorted_and_unique():
-    assert [term for term, count in Counter(row[1].casefold() for row in TERMS).items() if count > 1] == []
+    assert [
+        term for term, count in Counter(row[1].casefold() for row in TERMS).items() if count > 1
+    ] == []
     for group in dict.fromkeys(row[0] for row in TERMS):
         names = [row[1].casefold() for row in TERMS if row[0] == group]
         assert names == sorted(names), group
@@ -56,15 +60,21 @@ def test_terms_are_sorted_and_unique():
 def test_every_language_has_its_word(title, term, definition, languages):
     found = re.findall(r'(\w+) <i lang="(\w+)">([^<>]+)</i>', languages)
     assert [(code, name) for name, code, _ in found] == list(LANGUAGES.items())
-    assert languages == " · ".join(f'{name} <i lang="{code}">{word}</i>' for name, code, word in found)
+    assert languages == " · ".join(
+        f'{name} <i lang="{code}">{word}</i>' for name, code, word in found
+    )
     words = {code: word for _, code, word in found}
-    assert all(word == word.strip() and word.count("(") == word.count(")") for word in words.values())
+    assert all(
+        word == word.strip() and word.count("(") == word.count(")") for word in words.values()
+    )
     assert bool(CYRILLIC.search(words["ru"])) != (term in LATIN)
     assert not any(CYRILLIC.search(words[code]) for code in ("cs", "de", "vi"))
 
 
 @ROWS
-def test_definition_is_one_sentence_and_its_chapter_uses_the_term(title, term, definition, languages):
+def test_definition_is_one_sentence_and_its_chapter_uses_the_term(
+    title, term, definition, languages
+):
     link = LINK.search(definition)
     assert link, f"{term}: the definition must end with a link to its chapter"
     sentence = definition[: link.start()].strip()
@@ -72,7 +82,9 @@ def test_definition_is_one_sentence_and_its_chapter_uses_the_term(title, term, d
     number, chapter, digits = link.groups()
     assert int(number) == int(digits) and (ROOT / f"notebooks/{chapter}.md").exists()
     pattern = rf"(?<!\w){re.escape(term)}(s|es|ed)?(?!\w)"
-    assert re.search(pattern, prose(chapter), re.I), f"{term} does not occur in the text of {chapter}"
+    assert re.search(pattern, prose(chapter), re.I), (
+        f"{term} does not occur in the text of {chapter}"
+    )
 
 
 def test_allow_list_has_no_leftovers():

@@ -16,7 +16,11 @@ def section(title):
 
 def rows(text):
     """The rows of all tables in a text, without their heads."""
-    lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip() for cell in line[1:-1].split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     return [row for row in lines if row[0] not in ("chapter", "week") and row[0].strip("-")]
 
 
@@ -28,7 +32,9 @@ def linked(cell):
 def test_times_are_those_of_the_chapter(number):
     text = CHAPTERS[number].read_text()
     minutes = re.findall(r"^\*\*Exercise \d · \w+\*\* \((\d+) minutes", text, re.M)
-    [(name, time, exercises)] = [row for row in rows(section("How long a chapter takes")) if linked(row[0]) == [number]]
+    [(name, time, exercises)] = [
+        row for row in rows(section("How long a chapter takes")) if linked(row[0]) == [number]
+    ]
     assert f"\n# {name[1 : name.index(']')]}\n" in text
     assert re.search(rf"\*\*Time\*\* about {time}[.,]", text)
     assert exercises == f"{' + '.join(minutes)} minutes"
@@ -37,12 +43,24 @@ def test_times_are_those_of_the_chapter(number):
 @pytest.mark.parametrize("number", CHAPTERS)
 def test_outcomes_are_those_of_the_chapter(number):
     text = CHAPTERS[number].read_text()
-    promised = re.findall(r"^\d\. (.+)[,.]$", text.split("you will be able to")[1].split("```")[0], re.M)
-    mine = [row for row in rows(section("Learning outcomes")) if re.match(rf"\[?{number}\b", row[0])]
+    promised = re.findall(
+        r"^\d\. (.+)[,.]$", text.split("you will be able to")[1].split("```")[0], re.M
+    )
+    mine = [
+        row for row in rows(section("Learning outcomes")) if re.match(rf"\[?{number}\b", row[0])
+    ]
     assert [row[1] for row in mine] == promised
     for _, _, practised, _ in mine:
-        found = [int(k) for part in re.findall(r"exercises? ([\d and]+)", practised) for k in re.findall(r"\d", part)]
-        quiz = [int(k) for part in re.findall(r"quiz ([\d and]+)", practised) for k in re.findall(r"\d", part)]
+        found = [
+            int(k)
+            for part in re.findall(r"exercises? ([\d and]+)", practised)
+            for k in re.findall(r"\d", part)
+        ]
+        quiz = [
+            int(k)
+            for part in re.findall(r"quiz ([\d and]+)", practised)
+            for k in re.findall(r"\d", part)
+        ]
         parts = re.findall(r"section \*(.+?)\*", practised)
         assert found or quiz or parts
         assert all(f"**Exercise {k} · " in text for k in found)
@@ -51,17 +69,27 @@ def test_outcomes_are_those_of_the_chapter(number):
 
 
 def test_questions_of_problem_sets_exist():
-    graded = [part for row in rows(section("Learning outcomes")) if row[3] != "–" for part in row[3].split("; ")]
-    asked = [re.fullmatch(r"set (\d), questions? (\d(?: and \d)?)", part).groups() for part in graded]
+    graded = [
+        part
+        for row in rows(section("Learning outcomes"))
+        if row[3] != "–"
+        for part in row[3].split("; ")
+    ]
+    asked = [
+        re.fullmatch(r"set (\d), questions? (\d(?: and \d)?)", part).groups() for part in graded
+    ]
     assert {number for number, _ in asked} == set("1234")
     for number, questions in asked:
         [source] = (ROOT / "notebooks/coursework").glob(f"ps{number}_*.md")
         for k in questions.split(" and "):
-            assert re.search(rf"^## {k} · ", source.read_text(), re.M), f"{source.name} has no question {k}"
+            assert re.search(rf"^## {k} · ", source.read_text(), re.M), (
+                f"{source.name} has no question {k}"
+            )
 
 
 @pytest.mark.parametrize(
-    "title, weeks, chapters", [("Twelve weeks", 12, range(1, 13)), ("Six weeks", 6, [*range(1, 9), 11, 12])]
+    "title, weeks, chapters",
+    [("Twelve weeks", 12, range(1, 13)), ("Six weeks", 6, [*range(1, 9), 11, 12])],
 )
 def test_syllabus_is_complete(title, weeks, chapters):
     table = rows(section(title))
@@ -75,12 +103,18 @@ def test_syllabus_is_complete(title, weeks, chapters):
 
 def test_commands_on_the_page_are_targets_of_the_makefile():
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.M))
-    called = {target for line in re.findall(r"(?:^ *|`)make ([a-z][a-z -]*)", PAGE, re.M) for target in line.split()}
+    called = {
+        target
+        for line in re.findall(r"(?:^ *|`)make ([a-z][a-z -]*)", PAGE, re.M)
+        for target in line.split()
+    }
     assert {"lab", "notebooks", "coursework"} <= called <= targets
 
 
 def test_address_stands_on_the_page_as_in_the_settings():
     assert '[project.urls]\n   Repository = "https://github.com/' in PAGE
     assert re.search(
-        r'^\[project\.urls\]\n(#.*\n)*Repository = "https://github\.com/', (ROOT / "pyproject.toml").read_text(), re.M
+        r'^\[project\.urls\]\n(#.*\n)*Repository = "https://github\.com/',
+        (ROOT / "pyproject.toml").read_text(),
+        re.M,
     )

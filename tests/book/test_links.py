@@ -84,7 +84,9 @@ def test_no_server(server):
 
 
 def asked(monkeypatch, capsys, answers):
-    monkeypatch.setattr(links, "collect", lambda: {address: ["book/page.md"] for address in answers})
+    monkeypatch.setattr(
+        links, "collect", lambda: {address: ["book/page.md"] for address in answers}
+    )
     monkeypatch.setattr(links, "answer", answers.get)
     with pytest.raises(SystemExit) as end:
         links.main()
@@ -94,12 +96,16 @@ def asked(monkeypatch, capsys, answers):
 def test_summary(monkeypatch, capsys):
     code, lines = asked(monkeypatch, capsys, {"https://a.org": "ok", "https://b.org": "shut"})
     assert not code and lines == ["2 addresses: 1 answer, 1 do not answer programs"]
-    code, lines = asked(monkeypatch, capsys, {"https://a.org": "ok", "https://b.org": "404 Not Found"})
+    code, lines = asked(
+        monkeypatch, capsys, {"https://a.org": "ok", "https://b.org": "404 Not Found"}
+    )
     assert code == 1 and lines[0] == "404 Not Found: https://b.org, in book/page.md"
 
 
 def test_without_a_network_there_is_one_line(monkeypatch, capsys):
-    code, lines = asked(monkeypatch, capsys, dict.fromkeys(["https://a.org", "https://b.org"], "unreachable"))
+    code, lines = asked(
+        monkeypatch, capsys, dict.fromkeys(["https://a.org", "https://b.org"], "unreachable")
+    )
     assert code == "no network: none of the 2 addresses could be reached" and lines == []
 
 
@@ -110,9 +116,18 @@ def test_links_within_the_book(tmp_path):
     (tmp_path / "picture.svg").write_text("<svg/>")
     good = ["", "#", "#top", "a%20folder/other.html", "a%20folder/other.html#here-%C3%BC", "page.html?q=1#top",
             "picture.svg#part", "https://a.org/no.html", "mailto:a@b.org", "data:image/png;base64,AA"]  # fmt: skip
-    bad = ["#gone", "a%20folder", "a%20folder/other.html#gone", "gone.html", "gone.svg", "page.html#also-gone"]
+    bad = [
+        "#gone",
+        "a%20folder",
+        "a%20folder/other.html#gone",
+        "gone.html",
+        "gone.svg",
+        "page.html#also-gone",
+    ]
     text = "".join(f'<a href="{link}">x</a>' for link in [*good, *bad[:-1]])
-    page.write_text(f'<p id="top">{text}</p><img src="{bad[-1]}"><pre>&lt;a href="never.html"&gt;</pre>')
+    page.write_text(
+        f'<p id="top">{text}</p><img src="{bad[-1]}"><pre>&lt;a href="never.html"&gt;</pre>'
+    )
     assert list(check_book.broken(page)) == bad
     assert list(check_book.broken(other)) == []
 

@@ -63,8 +63,12 @@ def test_every_page_has_its_number_and_its_title_at_the_foot(printed):
     pages = [page.extract_text() for page in PdfReader(printed).pages]
     assert len(pages) == 7  # title, contents, two pages, hints, answers, solutions
     assert pages[0].startswith("Explainable")
-    for number, title in enumerate(["Contents", "Introduction", "1 · One & only", *BACK.values()], 2):
-        foot = str(number) if title == "Contents" else f"{number}{title}"  # it is drawn before the text
+    for number, title in enumerate(
+        ["Contents", "Introduction", "1 · One & only", *BACK.values()], 2
+    ):
+        foot = (
+            str(number) if title == "Contents" else f"{number}{title}"
+        )  # it is drawn before the text
         assert pages[number - 1].startswith(f"{foot}\n{title}")
 
 
@@ -101,17 +105,31 @@ def test_links_lead_into_the_document_or_to_the_web(printed):
 
 def test_hints_answers_and_solutions_come_last(printed):
     text = [page.extract_text() for page in PdfReader(printed).pages]
-    for word, number in {"hintword {}": 5, "answerword": 6, "solutionword": 7, "proofword": 4}.items():
+    for word, number in {
+        "hintword {}": 5,
+        "answerword": 6,
+        "solutionword": 7,
+        "proofword": 4,
+    }.items():
         assert [number] == [n for n, page in enumerate(text, 1) if word in page]
     chapter = re.sub(r"\s+", " ", text[3])
-    assert "Hint: page 5" in chapter and "Solution: page 7" in chapter and "1. Why? Answer: page 6" in chapter
+    assert (
+        "Hint: page 5" in chapter
+        and "Solution: page 7" in chapter
+        and "1. Why? Answer: page 6" in chapter
+    )
     assert all("Exercise 1 · predict" in text[n] for n in (4, 6)) and "1. Why?" in text[5]
 
 
 def test_an_explorer_is_a_picture_and_a_line(toy):
     document = BeautifulSoup((toy / "pdf" / "book.html").read_text(), "html.parser")
-    assert not document.select("form, input, select, script, noscript, details, .headerlink, [loading]")
-    assert document.select_one(".chosen").get_text() == "layer: 3 · class: clock (the first of 2 pictures)"
+    assert not document.select(
+        "form, input, select, script, noscript, details, .headerlink, [loading]"
+    )
+    assert (
+        document.select_one(".chosen").get_text()
+        == "layer: 3 · class: clock (the first of 2 pictures)"
+    )
     assert document.select_one(".xcnn-explore img")["src"] == "../html/_static/icon.svg"
     assert "chrome" not in document.get_text()
     ids = [tag["id"] for tag in document.select("[id]")]
@@ -119,13 +137,17 @@ def test_an_explorer_is_a_picture_and_a_line(toy):
 
 
 def test_a_link_out_of_the_book_is_refused(toy):
-    with pytest.raises(ValueError, match=r"book/front: the link \.\./notebooks/01_one\.html leads out of the book"):
+    with pytest.raises(
+        ValueError, match=r"book/front: the link \.\./notebooks/01_one\.html leads out of the book"
+    ):
         bind([("", ["book/front"])], toy / "html")
 
 
 def test_what_does_not_fit_is_named(toy, printed):
     source = toy / "pdf" / "wide.html"
-    source.write_text('<body style="margin:0"><p style="width:900px">wide</p><img src="none.png" alt=""></body>')
+    source.write_text(
+        '<body style="margin:0"><p style="width:900px">wide</p><img src="none.png" alt=""></body>'
+    )
     missing, wide = press(source, toy / "pdf" / "wide.pdf")
     assert missing.endswith("none.png is missing")
     assert wide.startswith("this runs 242 pixels off the page: <p style")
@@ -136,10 +158,15 @@ def test_faults_of_a_print_are_named(toy, printed):
     source.write_text('<h1>There</h1><a href="other.html">file</a>')
     assert press(source, target) == []
     link, mark = faults(target, ["There", "Not there"])
-    assert link.startswith("page 1: a link leads nowhere: file:") and mark == "no bookmark for Not there"
+    assert (
+        link.startswith("page 1: a link leads nowhere: file:")
+        and mark == "no bookmark for Not there"
+    )
     assert faults(printed, ["Contents", "Introduction", "1 · One & only", *BACK.values()]) == []
 
 
 def test_the_table_of_contents_is_the_books():
     parts = dict(contents())
-    assert parts[""] == ["book/intro"] and "notebooks/06_grad_cam" in parts["Where is the evidence?"]
+    assert (
+        parts[""] == ["book/intro"] and "notebooks/06_grad_cam" in parts["Where is the evidence?"]
+    )

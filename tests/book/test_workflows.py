@@ -9,13 +9,19 @@ from tools import ROOT
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
 TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.M))
-MACHINE = ("sudo apt-get ", "sudo sysctl ")  # what a fresh machine lacks; everything else is a target of the Makefile
+MACHINE = (
+    "sudo apt-get ",
+    "sudo sysctl ",
+)  # what a fresh machine lacks; everything else is a target of the Makefile
 ACTIONS = {"checkout", "setup-python", "cache", "upload-pages-artifact", "deploy-pages"}
 
 
 def read(name):
     # YAML 1.1 takes the key `on` for the value true
-    return {"on" if key is True else key: part for key, part in yaml.safe_load(WORKFLOWS[name].read_text()).items()}
+    return {
+        "on" if key is True else key: part
+        for key, part in yaml.safe_load(WORKFLOWS[name].read_text()).items()
+    }
 
 
 def steps(name):
@@ -26,7 +32,9 @@ def test_the_three_workflows_are_there():
     assert set(WORKFLOWS) == {"test", "book", "weekly"}
     assert {"push", "pull_request"} <= set(read("test")["on"])
     assert read("book")["on"]["push"] == {"branches": ["main"]}
-    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", read("weekly")["on"]["schedule"][0]["cron"])  # once a week
+    assert re.fullmatch(
+        r"\d+ \d+ \* \* [0-6]", read("weekly")["on"]["schedule"][0]["cron"]
+    )  # once a week
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -40,14 +48,19 @@ def test_commands_are_targets_of_the_makefile(name):
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_actions_are_official_and_pinned_to_a_major_version(name):
     used = [step["uses"] for step in steps(name) if "uses" in step]
-    assert used and all(re.fullmatch(rf"actions/({'|'.join(ACTIONS)})@v\d+", action) for action in used)
+    assert used and all(
+        re.fullmatch(rf"actions/({'|'.join(ACTIONS)})@v\d+", action) for action in used
+    )
 
 
 def test_workflows_agree_on_versions():
     used = {step["uses"] for name in WORKFLOWS for step in steps(name) if "uses" in step}
     assert len(used) == len({action.split("@")[0] for action in used})
     pythons = {
-        step["with"]["python-version"] for name in WORKFLOWS for step in steps(name) if "setup-python" in str(step)
+        step["with"]["python-version"]
+        for name in WORKFLOWS
+        for step in steps(name)
+        if "setup-python" in str(step)
     }
     assert pythons == {"3.12"}
 
@@ -57,9 +70,15 @@ def test_no_secrets_and_no_more_rights_than_needed(name):
     assert not re.search(r"secrets|token\b(?!: write)|password", WORKFLOWS[name].read_text(), re.I)
     workflow = read(name)
     assert workflow["permissions"] == {"contents": "read"}
-    rights = {job: part["permissions"] for job, part in workflow["jobs"].items() if "permissions" in part}
-    assert rights == ({"publish": {"pages": "write", "id-token": "write"}} if name == "book" else {})
-    assert "pull_request_target" not in workflow["on"]  # it would run a stranger's code with our rights
+    rights = {
+        job: part["permissions"] for job, part in workflow["jobs"].items() if "permissions" in part
+    }
+    assert rights == (
+        {"publish": {"pages": "write", "id-token": "write"}} if name == "book" else {}
+    )
+    assert (
+        "pull_request_target" not in workflow["on"]
+    )  # it would run a stranger's code with our rights
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

@@ -23,7 +23,9 @@ METHODS = list(xcnn.METHODS)
 OPTIONS = {name: inspect.signature(method).parameters for name, method in xcnn.METHODS.items()}
 LAYERED = [name for name in METHODS if "layer" in OPTIONS[name] and "unit" not in OPTIONS[name]]
 GAP = ["resnet_s", "googlenet_s", "allconv_s"]
-PAIRS = [(method, name) for method in METHODS for name in SMALL if (method, name) != ("cam", "vgg_s")]
+PAIRS = [
+    (method, name) for method in METHODS for name in SMALL if (method, name) != ("cam", "vgg_s")
+]
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_pair = pytest.mark.parametrize(("method", "name"), PAIRS)
@@ -64,7 +66,15 @@ def test_targets_in_every_form(method):
     net, x = xcnn.load("resnet_s"), images(2)
     R = explain(method, net, x, 3)
     name = net.classes[3]
-    for target in (name, [3, 3], (3, name), torch.tensor(3), torch.tensor([3, 3]), np.array(3), np.array([3, 3])):
+    for target in (
+        name,
+        [3, 3],
+        (3, name),
+        torch.tensor(3),
+        torch.tensor([3, 3]),
+        np.array(3),
+        np.array([3, 3]),
+    ):
         assert torch.equal(R, explain(method, net, x, target)), target
     top = net.predict(x).argmax(1)
     assert torch.equal(explain(method, net, x), explain(method, net, x, top))
@@ -79,7 +89,9 @@ def test_a_batch_gives_what_single_images_give(method, name):
     R = explain(method, net, x, targets)
     assert R.abs().max() > 0
     for k, target in enumerate(targets):
-        torch.testing.assert_close(R[k : k + 1], explain(method, net, x[k : k + 1], target), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(
+            R[k : k + 1], explain(method, net, x[k : k + 1], target), rtol=1e-6, atol=1e-9
+        )
 
 
 @every_method
@@ -88,7 +100,9 @@ def test_works_whatever_the_callers_grad_mode(method, context):
     R = explain(method, xcnn.load("resnet_s"), images(), 3)
     xcnn.load.cache_clear()
     with context():
-        inside = explain(method, xcnn.load("resnet_s"), images(), 3)  # network and image made in there, too
+        inside = explain(
+            method, xcnn.load("resnet_s"), images(), 3
+        )  # network and image made in there, too
     xcnn.load.cache_clear()
     assert torch.equal(R, inside)
 
@@ -171,8 +185,12 @@ def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_been_drawn(method)
 def test_a_network_that_torch_fx_has_fused(method):
     module, x = xcnn.load("resnet_s").module, images(1)
     fused = fuse(module)
-    assert any(part.training for part in fused.modules())  # shells that hold the parts, left in train mode
-    torch.testing.assert_close(explain(method, fused, x, 3), explain(method, module, x, 3), rtol=1e-3, atol=1e-3)
+    assert any(
+        part.training for part in fused.modules()
+    )  # shells that hold the parts, left in train mode
+    torch.testing.assert_close(
+        explain(method, fused, x, 3), explain(method, module, x, 3), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_loading_draws_no_random_numbers():
@@ -184,7 +202,9 @@ def test_loading_draws_no_random_numbers():
 
 @every_method
 def test_images_of_another_type_than_the_weights(method):
-    with pytest.raises(InputError, match=r"x is torch.float64 on cpu, the network's weights are torch.float32"):
+    with pytest.raises(
+        InputError, match=r"x is torch.float64 on cpu, the network's weights are torch.float32"
+    ):
         explain(method, xcnn.load("allconv_s"), images(1).double(), 3)
 
 
@@ -221,7 +241,9 @@ def test_scaling_the_classifier_scales_the_maps(factor, target):
 @given(st.floats(-50, 50), st.integers(0, 9))
 def test_a_bias_moves_no_map(bias, target):
     module, x = copy.deepcopy(xcnn.load("allconv_s").module).double(), images().double()
-    before = [method(module, x, target) for method in (xcnn.cam, xcnn.grad_cam, xcnn.guided_backprop)]
+    before = [
+        method(module, x, target) for method in (xcnn.cam, xcnn.grad_cam, xcnn.guided_backprop)
+    ]
     with torch.no_grad():
         module.classifier.bias += bias
     for method, R in zip((xcnn.cam, xcnn.grad_cam, xcnn.guided_backprop), before, strict=True):
@@ -278,7 +300,9 @@ def test_a_name_means_nothing_to_a_bare_module(method):
 
 
 def test_a_name_that_two_classes_share():
-    net = xcnn.Network(xcnn.load("resnet_s").module, classes=["crane", *"abcdefgh", "crane"], size=128)
+    net = xcnn.Network(
+        xcnn.load("resnet_s").module, classes=["crane", *"abcdefgh", "crane"], size=128
+    )
     with pytest.raises(InputError, match=r"2 classes.*\[0, 9\]"):
         xcnn.gradient(net, images(), "crane")
 
@@ -330,7 +354,9 @@ def test_an_image_too_small_for_the_network(method):
 @pytest.mark.parametrize("method", ["gradient", "grad_cam", "guided_backprop"])
 def test_an_image_of_a_size_the_head_cannot_take(method):
     with pytest.raises(InputError, match=r"96x96 does not fit.*fully connected.*preprocess"):
-        fixed = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 62 * 62, 5)).eval()
+        fixed = nn.Sequential(
+            nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 62 * 62, 5)
+        ).eval()
         explain(method, fixed, images(1, 96, 96), 3)
 
 
@@ -370,7 +396,9 @@ class Aside(nn.Module):
         return self.fc(self.conv(x).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("layer", "says"), [("idle", "does not run"), ("aside", "does not depend on layer 'aside'")])
+@pytest.mark.parametrize(
+    ("layer", "says"), [("idle", "does not run"), ("aside", "does not depend on layer 'aside'")]
+)
 def test_layers_the_score_does_not_see(layer, says):
     with pytest.raises(InputError, match=says):
         xcnn.grad_cam(Aside().eval(), images(), 3, layer=layer)
@@ -381,7 +409,9 @@ def test_cam_has_no_other_layer():
         xcnn.cam(xcnn.load("resnet_s"), images(), 3, layer="layer1")
 
 
-@pytest.mark.parametrize(("name", "near"), [("resnet81", "resnet18"), ("resnets", "resnet_s"), ("vgg61", "vgg16")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet81", "resnet18"), ("resnets", "resnet_s"), ("vgg61", "vgg16")]
+)
 def test_unknown_networks(name, near):
     with pytest.raises(InputError, match=f"unknown network '{name}'.*did you mean.*'{near}'"):
         xcnn.load(name)
@@ -399,7 +429,9 @@ def test_weights_that_cannot_be_downloaded(offline):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."]
+)
 def test_weights_that_are_broken(offline, content):
     path = offline / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     path.parent.mkdir(parents=True)

@@ -20,10 +20,14 @@ PAIRS = st.one_of(SIDES, st.tuples(SIDES, SIDES))
     last=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
 @examples(100)
-def test_max_pool_is_pytorchs(kernel_size, stride, padding, dilation, ceil_mode, shape, dtype, last, seed):
+def test_max_pool_is_pytorchs(
+    kernel_size, stride, padding, dilation, ceil_mode, shape, dtype, last, seed
+):
     smallest = kernel_size if isinstance(kernel_size, int) else min(kernel_size)
     assume(2 * padding <= smallest)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu().to(dtype)  # zeros, so that many tie
+    x = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu().to(dtype)
+    )  # zeros, so that many tie
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     found = []
     for pool in (F.max_pool2d, max_pool):
@@ -50,5 +54,9 @@ def test_the_tape_takes_every_call_of_max_pool():
         return as_it_is(func, args, kwargs)
 
     with Tape(rule):
-        maps = [torch.nn.MaxPool2d(2)(x), F.max_pool2d(x, 2), F.max_pool2d(input=x, kernel_size=2, stride=None)]
+        maps = [
+            torch.nn.MaxPool2d(2)(x),
+            F.max_pool2d(x, 2),
+            F.max_pool2d(input=x, kernel_size=2, stride=None),
+        ]
     assert seen == [F.max_pool2d] * 3 and all(torch.equal(y, F.max_pool2d(x, 2)) for y in maps)

@@ -26,7 +26,9 @@ from tools.book import derive_coursework as coursework
 TINY = ROOT / "tests" / "coursework" / "tiny.md"
 SETS = sorted((ROOT / "notebooks" / "coursework").glob("*.md"))
 STEP = "def step(z):\n    return (np.asarray(z) > 0).astype(int)"
-NEARLY = "def step(z):\n    return (np.asarray(z) >= 0) * 1"  # wrong at 0, which only a hidden test asks
+NEARLY = (
+    "def step(z):\n    return (np.asarray(z) >= 0) * 1"  # wrong at 0, which only a hidden test asks
+)
 PERCEPTRON = "def perceptron(x, w, b):\n    return step(np.dot(x, w) + b)"
 STUB = "def step(z):\n    raise NotImplementedError"
 MARK = "86399.0625"  # the sleep of this test's child processes
@@ -76,7 +78,9 @@ def found_then_solved(search):
 
 def batch(folder, course, port, gigabytes):
     """Write the submissions; return what each must get: name -> (score, status, a word of the detail)."""
-    needle = "at 0 the step is 0".split()  # not in one piece: IPython keeps the student's own cells in a file
+    needle = (
+        "at 0 the step is 0".split()
+    )  # not in one piece: IPython keeps the student's own cells in a file
     search = f"""
 import glob, os, sys
 needle = " ".join({needle})
@@ -121,9 +125,7 @@ for path in (os.path.join(folder, "made_by_a_student.py"), {str(course / "made_b
     except OSError as error:
         print(error)
 {STEP}"""
-    children = (
-        f'import subprocess\nfor _ in range(10):\n    subprocess.Popen(["sleep", "{MARK}"], start_new_session=True)\n'
-    )
+    children = f'import subprocess\nfor _ in range(10):\n    subprocess.Popen(["sleep", "{MARK}"], start_new_session=True)\n'
     books = {
         "perfect": (answered(), 5, "ok", ""),
         "stub": (release(), 0, "ok", "NotImplementedError"),
@@ -162,7 +164,9 @@ for path in (os.path.join(folder, "made_by_a_student.py"), {str(course / "made_b
     books["leaks"] = answered(step=NEARLY), 3, "ok", "hidden"
     books["leaks"][0].cells += [
         nbformat.v4.new_code_cell("%tb"),
-        nbformat.v4.new_code_cell("import linecache\n[''.join(e[2]) for e in linecache.cache.values() if len(e) > 2]"),
+        nbformat.v4.new_code_cell(
+            "import linecache\n[''.join(e[2]) for e in linecache.cache.values() if len(e) > 2]"
+        ),
     ]
     twice = answered()
     twice.cells = [copy.deepcopy(cell) for cell in twice.cells for _ in range(2)]
@@ -172,7 +176,11 @@ for path in (os.path.join(folder, "made_by_a_student.py"), {str(course / "made_b
         cell.metadata, cell.id = {}, f"new-{position}"
     books["stripped"] = stripped, 5, "repaired", "metadata put back: "
     lost = answered()
-    lost.cells = [cell for cell in lost.cells if "test" not in cell.metadata.get("nbgrader", {}).get("grade_id", "")]
+    lost.cells = [
+        cell
+        for cell in lost.cells
+        if "test" not in cell.metadata.get("nbgrader", {}).get("grade_id", "")
+    ]
     books["lost_tests"] = lost, 5, "repaired", "missing cells put back: step-test"
     easy = answered(step=STUB)
     for cell in easy.cells:
@@ -184,14 +192,21 @@ for path in (os.path.join(folder, "made_by_a_student.py"), {str(course / "made_b
         cell["metadata"]["id"] = cell.pop("id")
         if cell["cell_type"] == "code":
             view = {"application/vnd.jupyter.widget-view+json": {"model_id": "gone"}}
-            cell["outputs"] = [{"output_type": "display_data", "data": view}]  # no metadata: not valid
-    colab["metadata"] = {"colab": {"provenance": []}, "widgets": {mend.WIDGETS: {"gone": {"model_name": "X"}}}}
+            cell["outputs"] = [
+                {"output_type": "display_data", "data": view}
+            ]  # no metadata: not valid
+    colab["metadata"] = {
+        "colab": {"provenance": []},
+        "widgets": {mend.WIDGETS: {"gone": {"model_name": "X"}}},
+    }
     expected = {name: want for name, (_, *want) in books.items()}
     for name, (book, *_) in books.items():
         (folder / f"{name}.ipynb").write_text(json.dumps(book))  # as it is: nbformat would mend it
     (folder / "colab.ipynb").write_text(json.dumps(colab))
     expected["colab"] = 5, "repaired", "broken widget state"
-    (folder / "empty.ipynb").write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    (folder / "empty.ipynb").write_text(
+        json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     expected["empty"] = 0, "repaired", "missing cells put back"
     (folder / "text.ipynb").write_text("My answer: the perceptron is a linear classifier.")
     expected["text"] = 0, "not a notebook", "not JSON"
@@ -219,7 +234,9 @@ def test_batch(locked_room, tiny, tmp_path, capsys):
     folder, out, pages = tmp_path / "handed_in", tmp_path / "grades.csv", tmp_path / "feedback"
     folder.mkdir()
     gigabytes = 4 if psutil.virtual_memory().available > 10e9 else 1
-    bait = ROOT / "lib" / "xcnn" / "__pycache__" / "bait.pyc"  # if the walls fall, nothing else is lost
+    bait = (
+        ROOT / "lib" / "xcnn" / "__pycache__" / "bait.pyc"
+    )  # if the walls fall, nothing else is lost
     bait.parent.mkdir(exist_ok=True)
     bait.touch()
     before = listing(bait.parents[1]), listing(tiny.parent)
@@ -229,12 +246,16 @@ def test_batch(locked_room, tiny, tmp_path, capsys):
         limits = ["--timeout", "20", "--cell-timeout", "6", "--memory", str(gigabytes)]
         where = ["--assignment", str(tiny), "--out", str(out), "--feedback", str(pages)]
         assert main([str(folder), *where, *limits]) == 0
-        assert not select.select([server], [], [], 0)[0], "a submission connected to a port of this machine"
+        assert not select.select([server], [], [], 0)[0], (
+            "a submission connected to a port of this machine"
+        )
     table = rows(out)
     with capsys.disabled():
         print()
         for name, row in table.items():
-            print(f"{name:13s}{row['score']:>4s} of {row['max']}  {row['status']:15s}{row['detail'][:110]}")
+            print(
+                f"{name:13s}{row['score']:>4s} of {row['max']}  {row['status']:15s}{row['detail'][:110]}"
+            )
     got = {name: (float(row["score"]), row["status"]) for name, row in table.items()}
     assert got == {name: (score, status) for name, (score, status, _) in expected.items()}
     for name, (_, _, said) in expected.items():
@@ -261,7 +282,9 @@ def test_unsandboxed(tiny, tmp_path, capsys):
         for path in folder.iterdir():
             if path.stem not in ("perfect", "reads", "connects", "children", "os_exit"):
                 path.rmdir() if path.is_dir() else path.unlink()
-        assert main([str(folder), "--assignment", str(tiny), "--out", str(out), "--unsandboxed"]) == 0
+        assert (
+            main([str(folder), "--assignment", str(tiny), "--out", str(out), "--unsandboxed"]) == 0
+        )
         assert select.select([server], [], [], 0)[0]
     assert "WARNING" in capsys.readouterr().err
     got = {name: (row["score"], row["status"]) for name, row in rows(out).items()}
@@ -279,20 +302,26 @@ def test_problem_set(path, tmp_path, locked_room):
     if path == SETS[0]:
         (folder / "stub.ipynb").write_text(coursework.student(path.read_text()))
     solved = release(path)
-    for cell, source in zip(solved.cells, nbformat.reads(coursework.notebook(path.read_text()), 4).cells, strict=True):
+    for cell, source in zip(
+        solved.cells, nbformat.reads(coursework.notebook(path.read_text()), 4).cells, strict=True
+    ):
         if cell.metadata.get("nbgrader", {}).get("solution"):
             cell.source = source.source
     (folder / "solved.ipynb").write_text(nbformat.writes(solved))
     table = {row["student"]: row for row in grade.batch(folder, tmp_path / "grades.csv", path)}
     assert table["solved"]["score"] == table["solved"]["max"] > 0, table["solved"]["detail"]
     if path == SETS[0]:
-        assert (table["stub"]["score"], table["stub"]["status"]) == (0, "ok"), table["stub"]["detail"]
+        assert (table["stub"]["score"], table["stub"]["status"]) == (0, "ok"), table["stub"][
+            "detail"
+        ]
 
 
 @pytest.mark.parametrize("path", SETS, ids=[path.stem for path in SETS])
 def test_release_is_in_step(path):
     derived = path.with_suffix(".ipynb").read_text()
-    assert derived == coursework.student(path.read_text()), "run `make coursework` and commit the result"
+    assert derived == coursework.student(path.read_text()), (
+        "run `make coursework` and commit the result"
+    )
 
 
 @pytest.mark.parametrize("path", [TINY, *SETS], ids=lambda path: path.stem)
@@ -431,13 +460,25 @@ def test_plain_names(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "link.ipynb").symlink_to("/etc/hostname")
-    assert found(tmp_path) == {("anna", ""): "1", ("ben", ""): "ben/ps1.ipynb", ("cyd", ""): "cyd/work/any.ipynb"}
+    assert found(tmp_path) == {
+        ("anna", ""): "1",
+        ("ben", ""): "ben/ps1.ipynb",
+        ("cyd", ""): "cyd/work/any.ipynb",
+    }
 
 
 def test_missing_students(tmp_path):
-    (tmp_path / "r.csv").write_text('Student,ID\n"Novák, Jan",1\nJane Doe,2\n"Li, Wei",33\nNobody There,9\n')
-    there = [submissions.Submission("novakjan"), submissions.Submission("doejane"), submissions.Submission("x", "33")]
-    assert [one.student for one in submissions.absent(tmp_path / "r.csv", there)] == ["Nobody There"]
+    (tmp_path / "r.csv").write_text(
+        'Student,ID\n"Novák, Jan",1\nJane Doe,2\n"Li, Wei",33\nNobody There,9\n'
+    )
+    there = [
+        submissions.Submission("novakjan"),
+        submissions.Submission("doejane"),
+        submissions.Submission("x", "33"),
+    ]
+    assert [one.student for one in submissions.absent(tmp_path / "r.csv", there)] == [
+        "Nobody There"
+    ]
 
 
 def test_mending_leaves_a_good_notebook_alone(tiny):
@@ -450,7 +491,9 @@ def test_mending_leaves_a_good_notebook_alone(tiny):
 def order(book, tiny):
     cells, _ = mend.parse(json.dumps(book).encode())
     pairs, notes = mend.mend(cells, mend.assignment(tiny))
-    return [want.id if want else cell["source"][:20] for cell, want in pairs if cell["kind"] == "code"], notes
+    return [
+        want.id if want else cell["source"][:20] for cell, want in pairs if cell["kind"] == "code"
+    ], notes
 
 
 RIGHT_ORDER = ["setup", "step", "step-test", "perceptron", "perceptron-test"]
@@ -493,7 +536,18 @@ def test_mending_finds_stripped_cells_by_id(tiny):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"3", b"\xff\xfe\x00", b'{"cells": 3}', b"[" * 100_000, b'"\\ud800"', b"{}", b"PK\x03\x04"]
+    "data",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"\xff\xfe\x00",
+        b'{"cells": 3}',
+        b"[" * 100_000,
+        b'"\\ud800"',
+        b"{}",
+        b"PK\x03\x04",
+    ],
 )
 def test_what_is_no_notebook(data):
     with pytest.raises(mend.NotANotebook):
@@ -501,10 +555,16 @@ def test_what_is_no_notebook(data):
 
 
 def test_odd_notebooks_are_read():
-    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": "x = 1\n", "metadata": None}, 3]}], "nbformat": 3}
+    old = {
+        "worksheets": [{"cells": [{"cell_type": "code", "input": "x = 1\n", "metadata": None}, 3]}],
+        "nbformat": 3,
+    }
     cells, _ = mend.parse(json.dumps(old).encode())
     assert [cell["source"] for cell in cells] == ["x = 1\n"]
-    half = {"cells": [{"cell_type": "code", "source": ["a = '\ud800'\r\n"]}], "metadata": {"widgets": 3}}
+    half = {
+        "cells": [{"cell_type": "code", "source": ["a = '\ud800'\r\n"]}],
+        "metadata": {"widgets": 3},
+    }
     cells, notes = mend.parse(json.dumps(half).encode())
     assert cells[0]["source"] == "a = '?'\n" and notes
 
@@ -518,7 +578,9 @@ def test_censor():
         nbformat.v4.new_output("stream", text=f"one\n{line}\n"),
         nbformat.v4.new_output("stream", text=repr([line])),
         nbformat.v4.new_output("stream", text=json.dumps(repr(line))),
-        nbformat.v4.new_output("error", ename="E", evalue="", traceback=["", f"----> 1 {coloured}"]),
+        nbformat.v4.new_output(
+            "error", ename="E", evalue="", traceback=["", f"----> 1 {coloured}"]
+        ),
         nbformat.v4.new_output("display_data", data={"text/html": html_code}),
     ):
         assert "left out" in feedback.censor(output, secrets).text
@@ -549,7 +611,10 @@ def test_refuses_without_a_room(tiny, tmp_path, monkeypatch, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.ipynb").write_text(nbformat.writes(answered()))
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
-    assert main([str(tmp_path / "in"), "--assignment", str(tiny), "--out", str(tmp_path / "g.csv")]) == 2
+    assert (
+        main([str(tmp_path / "in"), "--assignment", str(tiny), "--out", str(tmp_path / "g.csv")])
+        == 2
+    )
     said = capsys.readouterr().err.strip()
     assert "\n" not in said and "bubblewrap" in said and "--unsandboxed" in said
     assert not (tmp_path / "g.csv").exists()
@@ -563,7 +628,16 @@ def test_says_what_to_install(monkeypatch, capsys):
 
 def test_students_need_nothing_installed():
     """No module of the library imports the grader's tools when it is imported."""
-    extra = {"nbgrader", "jupytext", "nbclient", "nbconvert", "nbformat", "psutil", "zmq", "jupyter_client"}
+    extra = {
+        "nbgrader",
+        "jupytext",
+        "nbclient",
+        "nbconvert",
+        "nbformat",
+        "psutil",
+        "zmq",
+        "jupyter_client",
+    }
     for path in (ROOT / "lib" / "xcnn").glob("*.py"):
         for node in ast.parse(path.read_text()).body:
             names = {a.name for a in node.names} if isinstance(node, ast.Import) else set()
@@ -576,8 +650,14 @@ def test_students_need_nothing_installed():
     [
         (lambda text: text.replace("grade_id: perceptron,", "grade_id: step,"), "step"),
         (lambda text: text.replace("    ### END SOLUTION\n", "", 1), "solution"),
-        (lambda text: text.replace("### END HIDDEN TESTS", "### END HIDDEN TESTS\nx = 1", 1), "last line"),
-        (lambda text: text.replace("grade: true", "grade: false"), "marked up wrongly|no test cells"),
+        (
+            lambda text: text.replace("### END HIDDEN TESTS", "### END HIDDEN TESTS\nx = 1", 1),
+            "last line",
+        ),
+        (
+            lambda text: text.replace("grade: true", "grade: false"),
+            "marked up wrongly|no test cells",
+        ),
     ],
 )
 def test_wrong_markup_is_told(tmp_path, change, said):

@@ -16,7 +16,10 @@ from tests.helpers.places import SMALL
 TARGETS = [1, 4, 7]
 # these give (N, 3, H, W), the others one channel
 COLOURED = {"gradient", "deconvnet", "guided_backprop", "guided_grad_cam", "lrp", "deep_taylor"}
-MEAN, STD = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (xcnn.networks.MEAN, xcnn.networks.STD))
+MEAN, STD = (
+    torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1)
+    for v in (xcnn.networks.MEAN, xcnn.networks.STD)
+)
 LOW, HIGH = -MEAN / STD, (1 - MEAN) / STD  # the least and largest of a pixel
 
 
@@ -41,7 +44,9 @@ def network(name):
 
 @functools.cache
 def batch(size, n=3):
-    return torch.randn(n, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        n, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def images(name):
@@ -57,7 +62,12 @@ def assert_near(R, oracle, tolerance=1e-6):
 def examples(n):
     """Settings of a property: n examples, the same in each run. With `--hypothesis-profile long` 150 n, always new."""
     times = settings().max_examples // 100
-    return settings(deadline=None, max_examples=n * times, derandomize=times == 1, suppress_health_check=HealthCheck)
+    return settings(
+        deadline=None,
+        max_examples=n * times,
+        derandomize=times == 1,
+        suppress_health_check=HealthCheck,
+    )
 
 
 def with_maps(module, layer, x, A):
@@ -73,7 +83,11 @@ def state(module, x):
     """All that a caller could find changed."""
 
     def hooks(part):
-        return [list(v) for k, v in sorted(vars(part).items()) if k.endswith("_hooks") and isinstance(v, dict)]
+        return [
+            list(v)
+            for k, v in sorted(vars(part).items())
+            if k.endswith("_hooks") and isinstance(v, dict)
+        ]
 
     return {
         "weights": {k: hashlib.sha256(v.numpy().tobytes()).digest() for k, v in module.state_dict().items()},

@@ -48,7 +48,9 @@ def ours(method, **options):
 
 
 def by_captum(method, **options):
-    return lambda module, layer: lambda x, targets: method(module).attribute(x.clone(), targets, **options)
+    return lambda module, layer: (
+        lambda x, targets: method(module).attribute(x.clone(), targets, **options)
+    )
 
 
 def captum_grad_cam(module, layer):
@@ -74,25 +76,35 @@ def captum_lrp(module, layer):
 
 def pytorch_grad_cam(module, layer):
     cam = GradCAM(model=module, target_layers=[module.get_submodule(layer)])
-    return lambda x, targets: torch.from_numpy(cam(x, [ClassifierOutputTarget(c) for c in targets]))[:, None]
+    return lambda x, targets: torch.from_numpy(
+        cam(x, [ClassifierOutputTarget(c) for c in targets])
+    )[:, None]
 
 
 def pytorch_grad_cam_guided(module, layer):
     guided = GuidedBackpropReLUModel(module, device="cpu")
-    rows = lambda x, targets: [guided(one[None], c).transpose(2, 0, 1) for one, c in zip(x, targets, strict=True)]  # noqa: E731
-    return lambda x, targets: torch.from_numpy(np.stack(rows(x, targets)))  # one image at a time: it takes no batch
+    rows = lambda x, targets: [
+        guided(one[None], c).transpose(2, 0, 1) for one, c in zip(x, targets, strict=True)
+    ]  # noqa: E731
+    return lambda x, targets: torch.from_numpy(
+        np.stack(rows(x, targets))
+    )  # one image at a time: it takes no batch
 
 
 def by_zennit(composite, of_score=True):
     """of_score: start from the score itself and fold batch norms, as LRP does; else from 1, in the network as it is."""
 
     def prepare(module, layer):
-        canonizer = ResNetCanonizer() if type(module).__name__ == "ResNet" else SequentialMergeBatchNorm()
+        canonizer = (
+            ResNetCanonizer() if type(module).__name__ == "ResNet" else SequentialMergeBatchNorm()
+        )
         made = {"canonizers": [canonizer]} if of_score else {}
 
         def call(x, targets):
             with Gradient(module, composite(**made)) as attributor:
-                return attributor(x.clone(), lambda S: (S if of_score else 1) * one_hot(targets, S))[1]
+                return attributor(
+                    x.clone(), lambda S: (S if of_score else 1) * one_hot(targets, S)
+                )[1]
 
         return call
 
@@ -109,7 +121,11 @@ def by_lime(module, layer):
     def call(x, targets):
         def predict(pictures):
             with torch.no_grad():
-                return module(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()).softmax(1).numpy()
+                return (
+                    module(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float())
+                    .softmax(1)
+                    .numpy()
+                )
 
         for one, c in zip(x, targets, strict=True):
             picture = one.permute(1, 2, 0).double().numpy()

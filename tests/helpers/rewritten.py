@@ -15,14 +15,20 @@ class Rule(torch.autograd.Function):
     def forward(ctx, x, method, top):
         ctx.save_for_backward(x)
         ctx.method, ctx.top = method, top
-        return torch.where(x > 0, torch.where(x < top, x, torch.full_like(x, top)), torch.zeros_like(x))
+        return torch.where(
+            x > 0, torch.where(x < top, x, torch.full_like(x, top)), torch.zeros_like(x)
+        )
 
     @staticmethod
     def backward(ctx, g):
         (x,) = ctx.saved_tensors
         inside, positive = ((x > 0) & (x < ctx.top)).to(g.dtype), (g > 0).to(g.dtype)
         return (
-            {"gradient": inside * g, "deconvnet": positive * g, "guided_backprop": inside * positive * g}[ctx.method],
+            {
+                "gradient": inside * g,
+                "deconvnet": positive * g,
+                "guided_backprop": inside * positive * g,
+            }[ctx.method],
             None,
             None,
         )

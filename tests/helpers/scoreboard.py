@@ -12,7 +12,15 @@ from tests.helpers.oracles import TARGETS, batch, network, state
 from tests.helpers.peers import WAYS
 from tests.helpers.rewritten import by_autograd, rewritten
 
-FAMILIES = ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "inception_v3", "mobilenet_v2", "densenet121"]
+FAMILIES = [
+    "vgg11",
+    "resnet18",
+    "squeezenet1_1",
+    "googlenet",
+    "inception_v3",
+    "mobilenet_v2",
+    "densenet121",
+]
 LAST = {"resnet18": "layer4", "squeezenet1_1": "features", "vgg11": "features"}
 
 
@@ -23,7 +31,9 @@ def ask(method, library, name, x, targets=TARGETS, module=None):
 
 
 def near(R, wanted, tolerance=1e-3):
-    return R.shape == wanted.shape and bool((R - wanted).abs().max() <= tolerance * wanted.abs().max())
+    return R.shape == wanted.shape and bool(
+        (R - wanted).abs().max() <= tolerance * wanted.abs().max()
+    )
 
 
 def guided_is_guided(library, name):
@@ -39,7 +49,9 @@ def relevance_is_kept(library, name):
     """LRP epsilon, all biases 0: the relevance of the pixels sums to the score."""
     module, x = copy.deepcopy(network(name).module), batch(network(name).size)
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):  # a batch norm's bias is what is left of it where its input is 0
+        if isinstance(
+            part, nn.BatchNorm2d
+        ):  # a batch norm's bias is what is left of it where its input is 0
             part.bias.data = part.running_mean * part.weight / (part.running_var + part.eps).sqrt()
         elif getattr(part, "bias", None) is not None:
             part.bias.data.zero_()
@@ -70,7 +82,10 @@ def answers(*libraries):
         *((guided_is_guided, "guided backprop", name) for name in FAMILIES),
         *((relevance_is_kept, "LRP epsilon", name) for name in FAMILIES if name != "inception_v3"),
         *((batch_is_single, method, method) for method in ("guided backprop", "Grad-CAM")),
-        *((leaves_no_trace, method, method) for method in ("guided backprop", "Grad-CAM", "LRP epsilon")),
+        *(
+            (leaves_no_trace, method, method)
+            for method in ("guided backprop", "Grad-CAM", "LRP epsilon")
+        ),
     ]
     for question, method, of in questions:
         for library in WAYS[method]:
@@ -78,8 +93,21 @@ def answers(*libraries):
                 continue
             try:
                 answer, why = "right" if question(library, of) else "wrong", ""
-            except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
+            except (
+                RuntimeError,
+                ValueError,
+                TypeError,
+                AssertionError,
+                IndexError,
+                AttributeError,
+            ) as error:
                 if library == "xcnn":
                     raise
                 answer, why = "refuses", f"{type(error).__name__}: {error}"[:120]
-            yield {"question": question.__name__, "of": of, "library": library, "answer": answer, "why": why}
+            yield {
+                "question": question.__name__,
+                "of": of,
+                "library": library,
+                "answer": answer,
+                "why": why,
+            }

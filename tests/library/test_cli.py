@@ -56,7 +56,10 @@ def test_options(scene, tmp_path, capsys):
         )
     ):
         out = tmp_path / f"{k}.png"
-        assert main(["explain", str(scene), "--network", "googlenet_s", "--out", str(out), *options]) == 0
+        assert (
+            main(["explain", str(scene), "--network", "googlenet_s", "--out", str(out), *options])
+            == 0
+        )
         maps.append(out.read_bytes())
     assert len(set(maps)) == 5
 
@@ -158,8 +161,16 @@ def test_study(tmp_path, capsys):
     assert main(STUDY) == 0
     printed = capsys.readouterr().out
     table = pd.read_csv(tmp_path / "out/table.csv", index_col="method")
-    assert set(table.index) == {"gradient", "grad_cam"} and (table.records == 8).all() and "grad_cam" in printed
-    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"methods.png", "networks.pdf", "sizes.png"}
+    assert (
+        set(table.index) == {"gradient", "grad_cam"}
+        and (table.records == 8).all()
+        and "grad_cam" in printed
+    )
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {
+        "methods.png",
+        "networks.pdf",
+        "sizes.png",
+    }
     before = (tmp_path / "out/records.jsonl").read_bytes()
     assert main(STUDY) == 0 and (tmp_path / "out/records.jsonl").read_bytes() == before
 

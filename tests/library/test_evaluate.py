@@ -28,7 +28,9 @@ def test_is_the_share_of_energy_on_the_mask(channels):
     R, mask = rng.normal(size=(4, channels, 5, 7)), rng.random((4, 5, 7)) < 0.4
     P = energy_concentration(torch.tensor(R), torch.tensor(mask), dilate=0)
     assert P.shape == (4,) and P.dtype == torch.float64
-    np.testing.assert_allclose(P, [brute_force(r, m) for r, m in zip(R, mask, strict=True)], rtol=1e-12)
+    np.testing.assert_allclose(
+        P, [brute_force(r, m) for r, m in zip(R, mask, strict=True)], rtol=1e-12
+    )
 
 
 def test_one_mask_serves_all_maps():
@@ -48,7 +50,9 @@ def test_by_hand():
 @pytest.mark.parametrize("scale", [1e-30, 1e30, 1e38])
 def test_scale_does_not_matter_even_where_squares_overflow(scale):
     R, mask = torch.rand(2, 3, 8, 8) - 0.5, torch.rand(2, 8, 8) > 0.5
-    np.testing.assert_allclose(energy_concentration(R * scale, mask), energy_concentration(R, mask), rtol=1e-5)
+    np.testing.assert_allclose(
+        energy_concentration(R * scale, mask), energy_concentration(R, mask), rtol=1e-5
+    )
 
 
 def test_no_energy_is_nan_for_that_map_alone():
@@ -90,7 +94,9 @@ def test_a_mask_grows_evenly_and_no_further_than_it_must(mask, fraction):
     reach = far2[grown].max()
     assert grown.all() or far2[~grown].min() > reach, "all pixels nearer than the last one belong"
     if not grown.all():
-        assert (far2 < reach).sum() < mask.sum() * (1 + fraction) + 1e-6, "one ring less would not do"
+        assert (far2 < reach).sum() < mask.sum() * (1 + fraction) + 1e-6, (
+            "one ring less would not do"
+        )
 
 
 MASK = torch.ones(4, 4, dtype=torch.bool)
@@ -122,7 +128,10 @@ def test_randomised_shuffles_the_last_layers_and_nothing_else(name):
         after = randomised(net, n).module.state_dict()
         moved = [key for key in before if not torch.equal(before[key], after[key])]
         assert moved == layers[len(layers) - n :]
-        assert all(torch.equal(before[key].flatten().sort()[0], after[key].flatten().sort()[0]) for key in moved)
+        assert all(
+            torch.equal(before[key].flatten().sort()[0], after[key].flatten().sort()[0])
+            for key in moved
+        )
     assert all(torch.equal(value, before[key]) for key, value in net.module.state_dict().items())
 
 
@@ -130,7 +139,9 @@ def test_randomised_is_reproducible_and_knows_its_limits():
     net = xcnn.load("allconv_s")
     one, same, other = (randomised(net, 2, seed).module.classifier.weight for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)
-    assert randomised(net, 1).classes == net.classes and not randomised(net.module, 1).module.training
+    assert (
+        randomised(net, 1).classes == net.classes and not randomised(net.module, 1).module.training
+    )
     for n in (-1, 10):
         with pytest.raises(xcnn.InputError, match="0 to 9"):
             randomised(net, n)
@@ -138,12 +149,15 @@ def test_randomised_is_reproducible_and_knows_its_limits():
 
 def ranks_by_hand(values):
     """Mean rank among equals, one value at a time."""
-    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]
+    return [
+        sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values
+    ]
 
 
 @settings(deadline=None, max_examples=40)
 @given(
-    arrays(float, (2, 1, 3, 4), elements=st.integers(-4, 4)), arrays(float, (2, 3, 3, 4), elements=st.integers(-4, 4))
+    arrays(float, (2, 1, 3, 4), elements=st.integers(-4, 4)),
+    arrays(float, (2, 3, 3, 4), elements=st.integers(-4, 4)),
 )
 def test_rank_correlation_is_pearsons_on_the_ranks(R, Q):
     for r, q, got in zip(R, Q, rank_correlation(R, Q), strict=True):
@@ -177,7 +191,9 @@ def test_pointing_game_by_distances_written_out(tolerance):
     hits = []
     for r, m in zip(R.sum(1), masks, strict=True):
         y, x = divmod(int(r.argmax()), r.shape[1])
-        hits.append(any((y - v) ** 2 + (x - u) ** 2 <= tolerance**2 for v, u in m.nonzero().tolist()))
+        hits.append(
+            any((y - v) ** 2 + (x - u) ** 2 <= tolerance**2 for v, u in m.nonzero().tolist())
+        )
     assert pointing_game(R, masks, tolerance).tolist() == hits and {True, False} == set(hits)
 
 
@@ -210,7 +226,12 @@ def test_chance_is_what_a_flat_map_gets():
 def two_pictures():
     net = xcnn.load("resnet_s")
     scenes = [xcnn.scenes.render(seed) for seed in (3, 4)]
-    return net, torch.cat([net.preprocess(s.image) for s in scenes]), [s.labels[0] for s in scenes], scenes
+    return (
+        net,
+        torch.cat([net.preprocess(s.image) for s in scenes]),
+        [s.labels[0] for s in scenes],
+        scenes,
+    )
 
 
 def test_curves_begin_and_end_where_they_should():
@@ -220,15 +241,21 @@ def test_curves_begin_and_end_where_they_should():
     R = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     out, in_ = deletion(net, x, R, names, steps=8), insertion(net, x, R, names, steps=8)
     assert out.shape == in_.shape == (2, 9)
-    assert torch.allclose(out[:, 0], p(x), atol=1e-6) and torch.allclose(out[:, -1], p(0 * x), atol=1e-6)
-    assert torch.allclose(in_[:, -1], p(x), atol=1e-6) and not torch.allclose(in_[:, 0], p(x), atol=1e-3)
+    assert torch.allclose(out[:, 0], p(x), atol=1e-6) and torch.allclose(
+        out[:, -1], p(0 * x), atol=1e-6
+    )
+    assert torch.allclose(in_[:, -1], p(x), atol=1e-6) and not torch.allclose(
+        in_[:, 0], p(x), atol=1e-3
+    )
     first = R.sum(1).flatten(1) >= R.sum(1).flatten(1).topk(128 * 128 // 8).values[:, -1:]
     assert torch.allclose(out[:, 1], p(x.masked_fill(first.view(2, 1, 128, 128), 0)), atol=1e-6)
 
 
 def test_the_object_leaves_first_when_the_map_is_its_mask():
     net, x, names, scenes = two_pictures()
-    good = torch.stack([torch.from_numpy(s.mask(n)) for s, n in zip(scenes, names, strict=True)])[:, None].float()
+    good = torch.stack([torch.from_numpy(s.mask(n)) for s, n in zip(scenes, names, strict=True)])[
+        :, None
+    ].float()
     assert (deletion(net, x, good, names).mean(1) < deletion(net, x, -good, names).mean(1)).all()
     assert (insertion(net, x, good, names).mean(1) > insertion(net, x, -good, names).mean(1)).all()
 

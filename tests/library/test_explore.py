@@ -61,7 +61,9 @@ def inline(text):
 
 
 def data_of(page):
-    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', page._repr_html_(), re.S)[1])
+    return json.loads(
+        re.search(r'<script type="application/json">(.*?)</script>', page._repr_html_(), re.S)[1]
+    )
 
 
 def move(widget, **choice):
@@ -87,7 +89,9 @@ def test_back_ends_agree(monkeypatch, tmp_path):
     baked = backend(monkeypatch, "baked")
     snapshot = backend(monkeypatch, "snapshot")
     first = inline(live.children[-1].value)
-    assert re.search(r'<img [^>]*src="([^"]+)"', baked._repr_html_())[1].endswith(data_of(baked)["frames"][0])
+    assert re.search(r'<img [^>]*src="([^"]+)"', baked._repr_html_())[1].endswith(
+        data_of(baked)["frames"][0]
+    )
     still = pixels(base64.b64decode(snapshot._repr_mimebundle_()["image/png"]))
     assert still.shape == first.shape and np.abs(still - first).mean() < 3  # WebP loses a little
     assert snapshot._repr_mimebundle_()["text/plain"] == ALT.format(**frames(CHOICES)[0])
@@ -96,7 +100,9 @@ def test_back_ends_agree(monkeypatch, tmp_path):
     for choice, name, alt in zip(frames(CHOICES), data["frames"], data["alts"], strict=True):
         shown = move(live, **choice)
         kept = pixels((tmp_path / "_static" / name).read_bytes())
-        assert kept.shape == first.shape and np.abs(inline(shown) - kept).mean() < 1  # live, the encoder is in a hurry
+        assert (
+            kept.shape == first.shape and np.abs(inline(shown) - kept).mean() < 1
+        )  # live, the encoder is in a hurry
         assert alt == ALT.format(**choice) and f'alt="{html.escape(alt)}"' in shown
 
 
@@ -112,7 +118,11 @@ def test_pictures_are_opaque_white_and_of_one_size(monkeypatch):
 
 def test_live_controls_carry_their_names(monkeypatch):
     image, class_, gamma, _ = backend(monkeypatch, "live").children
-    assert [each.description for each in (image, class_, gamma)] == ["image", "class", "gamma value"]
+    assert [each.description for each in (image, class_, gamma)] == [
+        "image",
+        "class",
+        "gamma value",
+    ]
     assert type(class_).__name__ == "Dropdown"
     assert type(gamma).__name__ == "SelectionSlider" and gamma.continuous_update is False
 
@@ -157,7 +167,9 @@ def test_one_number_needs_no_slider(monkeypatch):
 
     live = backend(monkeypatch, "live", view, "Layer {layer}", layer=np.arange(1))
     assert type(live.children[0]).__name__ == "Dropdown"
-    assert "<select" in backend(monkeypatch, "baked", view, "Layer {layer}", layer=[0])._repr_html_()
+    assert (
+        "<select" in backend(monkeypatch, "baked", view, "Layer {layer}", layer=[0])._repr_html_()
+    )
 
 
 # Baked
@@ -172,19 +184,30 @@ def test_baked_draws_each_frame_once_and_stores_equal_ones_once(monkeypatch, tmp
         ax.set_title(layer)
         return fig
 
-    baked = backend(monkeypatch, "baked", view, "Layer {layer}, unit {unit}", layer=range(3), unit=["a", "b"])
+    baked = backend(
+        monkeypatch, "baked", view, "Layer {layer}, unit {unit}", layer=range(3), unit=["a", "b"]
+    )
     data, stored = data_of(baked), {path.name for path in (tmp_path / "_static").iterdir()}
     assert len(calls) == len(data["frames"]) == len(data["alts"]) == 6
     assert len(stored) == 3 and stored == set(data["frames"])
     assert all(re.fullmatch(r"[0-9a-f]{16}\.webp", name) for name in stored)
-    again = backend(monkeypatch, "baked", view, "Layer {layer}, unit {unit}", layer=range(3), unit=["a", "b"])
+    again = backend(
+        monkeypatch, "baked", view, "Layer {layer}, unit {unit}", layer=range(3), unit=["a", "b"]
+    )
     assert again._repr_html_() == baked._repr_html_()
 
 
 def test_baked_has_at_most_96_frames(monkeypatch, tmp_path):
     view = View()
     with pytest.raises(ValueError, match=r"4 image x 5 class x 5 gamma value = 100 frames.* 96"):
-        backend(monkeypatch, "baked", view, image=list("abcd"), class_=list("abcde"), gamma_value=range(5))
+        backend(
+            monkeypatch,
+            "baked",
+            view,
+            image=list("abcd"),
+            class_=list("abcde"),
+            gamma_value=range(5),
+        )
     assert not view.calls and not (tmp_path / "_static").exists()
 
 
@@ -200,11 +223,18 @@ def test_baked_controls_are_labelled_and_escaped(monkeypatch):
     assert text.count("</script>") == 1
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1])
     assert data["options"][1] == odd["class_"] and data["url"] == "https://example.org/frames"
-    assert re.search(r'<img loading="lazy" width="455" height="260"', text) and "<form " in text and " hidden>" in text
+    assert (
+        re.search(r'<img loading="lazy" width="455" height="260"', text)
+        and "<form " in text
+        and " hidden>" in text
+    )
 
 
 def test_baked_ids_differ_between_explorers(monkeypatch):
-    one, two = (backend(monkeypatch, "baked", **{**CHOICES, "image": images}) for images in (["cat"], ["dog"]))
+    one, two = (
+        backend(monkeypatch, "baked", **{**CHOICES, "image": images})
+        for images in (["cat"], ["dog"])
+    )
     ids = [set(re.findall(r' id="([^"]+)"', page._repr_html_())) for page in (one, two)]
     assert len(ids[0]) == 3 and not ids[0] & ids[1]
 
@@ -244,7 +274,9 @@ def test_view_must_return_a_figure(monkeypatch, name):
 
 
 def test_bad_surroundings(monkeypatch):
-    with pytest.raises(ValueError, match="XCNN_EXPLORER is 'dead'; set it to one of: live, baked, snapshot"):
+    with pytest.raises(
+        ValueError, match="XCNN_EXPLORER is 'dead'; set it to one of: live, baked, snapshot"
+    ):
         backend(monkeypatch, "dead")
     monkeypatch.delenv("XCNN_FRAMES")
     with pytest.raises(ValueError, match="XCNN_FRAMES is not set"):
@@ -274,7 +306,9 @@ def page_url(tmp_path_factory):
     site, networks = tmp_path_factory.mktemp("site"), ["resnet_s", "vgg_s", "googlenet_s"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XCNN_FRAMES", str(site / "_static"))
-        one = backend(patch, "baked", curve, "Layer {layer} of {network}", layer=range(8), network=networks)
+        one = backend(
+            patch, "baked", curve, "Layer {layer} of {network}", layer=range(8), network=networks
+        )
         two = backend(patch, "baked")
     for name in ("explore.js", "explore.css"):
         shutil.copy(STATIC / name, site / "_static" / name)
@@ -295,7 +329,12 @@ def page_url(tmp_path_factory):
 def page(browser, page_url):
     """The page, opened; at the end nothing may have gone wrong in it."""
     page, trouble, asked = browser.new_page(), [], []
-    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            trouble.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(page_url)
@@ -332,7 +371,9 @@ def test_controls_move_the_picture(page):
     first.get_by_label("network").select_option("vgg_s")
     wait_for_picture(page, 0, 4)
     assert first.locator("img").get_attribute("alt") == "Layer 1 of vgg_s"
-    page.wait_for_function("document.querySelector('[role=status]').textContent === 'Layer 1 of vgg_s'")
+    page.wait_for_function(
+        "document.querySelector('[role=status]').textContent === 'Layer 1 of vgg_s'"
+    )
     slider.focus()
     page.keyboard.press("Home")
     wait_for_picture(page, 0, 1)
@@ -342,7 +383,9 @@ def test_controls_move_the_picture(page):
     second.get_by_label("class").focus()
     page.keyboard.press("ArrowDown")
     wait_for_picture(page, 1, 3)
-    assert page.locator(".xcnn-explore").nth(2).locator("form").is_hidden(), "half an explorer stays as it was"
+    assert page.locator(".xcnn-explore").nth(2).locator("form").is_hidden(), (
+        "half an explorer stays as it was"
+    )
 
 
 def test_fast_moves_end_with_the_last(page):
@@ -371,14 +414,18 @@ def test_a_missing_picture_shows_its_alt_text(browser, page_url):
     page.goto(page_url)
     page.get_by_label("layer").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.xcnn-explore img').alt === 'Layer 1 of resnet_s'")
+    page.wait_for_function(
+        "document.querySelector('.xcnn-explore img').alt === 'Layer 1 of resnet_s'"
+    )
     page.close()
 
 
 def test_without_javascript_the_first_picture_stands(browser, page_url):
     page = browser.new_page(java_script_enabled=False)
     page.goto(page_url)
-    assert page.locator("form").count() == 3 and not any(form.is_visible() for form in page.locator("form").all())
+    assert page.locator("form").count() == 3 and not any(
+        form.is_visible() for form in page.locator("form").all()
+    )
     assert page.locator("img").first.bounding_box()["width"] > 500
     assert page.locator("noscript p").first.is_visible()
     page.close()
@@ -395,7 +442,8 @@ def test_phone_width_and_tap_targets(page):
 def test_a_move_is_quick(page, record_property):
     """Reported, not asserted tightly: the machine may be busy."""
     frames = [
-        json.loads(text)["frames"] for text in page.locator("script[type='application/json']").all_inner_texts()[:2]
+        json.loads(text)["frames"]
+        for text in page.locator("script[type='application/json']").all_inner_texts()[:2]
     ]
     fetched = {frames[0][0]}  # the first picture may be here already
     page.on("requestfinished", lambda request: fetched.add(request.url.rsplit("/", 1)[1]))

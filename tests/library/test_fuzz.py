@@ -31,7 +31,10 @@ def elsewhere(monkeypatch, tmp_path):
 
 def command(*argv):
     """Its exit code, and the lines it printed on stdout and stderr."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
         try:
             code = main([str(a) for a in argv])
         except SystemExit as usage:  # argparse's way to refuse
@@ -71,7 +74,9 @@ def encoded(picture, format):
 FORMATS = {"PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"], "JPEG": ["L", "RGB", "CMYK"], "GIF": ["P", "L"],
            "TIFF": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F"], "BMP": ["1", "L", "P", "RGB"],
            "WEBP": ["RGB", "RGBA"]}  # fmt: skip
-any_format = st.sampled_from([(format, mode) for format, modes in FORMATS.items() for mode in modes])
+any_format = st.sampled_from(
+    [(format, mode) for format, modes in FORMATS.items() for mode in modes]
+)
 sides = st.integers(1, 300)
 
 
@@ -102,7 +107,9 @@ def damaged(content, changes, cut):
 @given(any_format, damage, st.sampled_from([0, 0, 1, 9, 200, 2000]), st.booleans())
 def test_broken_pictures(kind, changes, cut, start):
     format, mode = kind
-    changes = [(at % 60, byte) for at, byte in changes] if start else changes  # in the header more goes wrong
+    changes = (
+        [(at % 60, byte) for at, byte in changes] if start else changes
+    )  # in the header more goes wrong
     Path("picture").write_bytes(damaged(encoded(drawn(mode, 40, 30, 0), format), changes, cut))
     code, _, err = command("explain", "picture", "--out", "map.png", "--method", "gradient")
     answers(code, err, usage=False)
@@ -127,12 +134,16 @@ def test_explain_with_any_options(data):
     given = {
         "--method": st.sampled_from([*(m for m in METHODS if m != "lime"), "gradcam", ""]) | text,
         "--network": st.sampled_from([*SMALL, "resnet", ""]) | text,
-        "--target": st.sampled_from(["0", "9", "10", "-1", "--5", "clock", "-", "٣", "²", "9" * 30]) | text,
-        "--layer": st.sampled_from(["layer3", "layer1.0", "fc", "features", "relu", "", "."]) | text,
+        "--target": st.sampled_from(["0", "9", "10", "-1", "--5", "clock", "-", "٣", "²", "9" * 30])
+        | text,
+        "--layer": st.sampled_from(["layer3", "layer1.0", "fc", "features", "relu", "", "."])
+        | text,
         "--unit": st.sampled_from(["0", "3,2,1", "1,2", "-1", "1e3", "9" * 30, ","]) | text,
         "--out": st.sampled_from(["map.png", "map", ".", "a/b.png", "é" * 200 + ".png", "map.jpg"]),
     }
-    argv = [f"{name}={data.draw(values)}" for name, values in given.items() if data.draw(st.booleans())]
+    argv = [
+        f"{name}={data.draw(values)}" for name, values in given.items() if data.draw(st.booleans())
+    ]
     code, out, err = command("explain", "scene.png", *argv)
     if answers(code, err):
         written = Path(out[-1].removeprefix("wrote "))
@@ -153,22 +164,39 @@ numbers = st.sampled_from(["1", "2", "0", "-1", "1.5", "x", "", "9" * 5000])
 @given(st.data())
 def test_study_with_any_options(data):
     given = {
-        "--classes": st.sampled_from(["clock", "pizza,clock", "clock,clock", "", ",", "piza"]) | text,
+        "--classes": st.sampled_from(["clock", "pizza,clock", "clock,clock", "", ",", "piza"])
+        | text,
         "--images": numbers,
         "--seed": numbers,
         "--networks": st.sampled_from(["resnet_s", "allconv_s,resnet_s", "vgg_s", "", ","]) | text,
-        "--sizes": st.sampled_from(["original", "48", "1", "0", "-3", "48,48", "", "big", "²"]) | text,
-        "--methods": st.sampled_from(["gradient", "cam", "gradient,cam", "", "gradient,gradient"]) | text,
+        "--sizes": st.sampled_from(["original", "48", "1", "0", "-3", "48,48", "", "big", "²"])
+        | text,
+        "--methods": st.sampled_from(["gradient", "cam", "gradient,cam", "", "gradient,gradient"])
+        | text,
         "--out": st.sampled_from(["out", "taken", "taken/out", "é" * 300]),
     }
     Path("taken").write_text("a file")
-    quick = ["--images=1", "--networks=resnet_s", "--sizes=48", "--methods=gradient", "--classes=clock"]
-    argv = [f"{name}={data.draw(values)}" for name, values in given.items() if data.draw(st.booleans())]
+    quick = [
+        "--images=1",
+        "--networks=resnet_s",
+        "--sizes=48",
+        "--methods=gradient",
+        "--classes=clock",
+    ]
+    argv = [
+        f"{name}={data.draw(values)}" for name, values in given.items() if data.draw(st.booleans())
+    ]
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        argv.append(f"--out={folder}/{argv.pop().split('=')[1] if argv and argv[-1][:5] == '--out' else 'out'}")
+        argv.append(
+            f"--out={folder}/{argv.pop().split('=')[1] if argv and argv[-1][:5] == '--out' else 'out'}"
+        )
         (Path(folder) / "taken").write_text("a file")
         code, out, err = command("study", *quick, *argv)
-        err = [line for line in err if "record/s" not in line and "?record" not in line and line.strip()]  # the bar
+        err = [
+            line
+            for line in err
+            if "record/s" not in line and "?record" not in line and line.strip()
+        ]  # the bar
         if answers(code, err):
             frame = report.read(out[-1].split()[-1])
             assert report.table(frame).records.sum() == (frame.status == "ok").sum() > 0
@@ -176,12 +204,18 @@ def test_study_with_any_options(data):
 
 
 def test_a_study_that_has_no_result_says_why():
-    code, _, err = command("study", "--classes=clock", "--images=1", "--networks=vgg_s", "--methods=cam", "--out=out")
+    code, _, err = command(
+        "study", "--classes=clock", "--images=1", "--networks=vgg_s", "--methods=cam", "--out=out"
+    )
     assert code == 2 and "no record has a result: CAM needs a head" in err[-1]
 
 
 @examples(30)
-@given(st.sampled_from(["source", "image", "status", "P", "area", "method"]), st.none() | text | st.lists(text), damage)
+@given(
+    st.sampled_from(["source", "image", "status", "P", "area", "method"]),
+    st.none() | text | st.lists(text),
+    damage,
+)
 def test_a_file_of_broken_records(key, value, changes):
     """What a study finds in its file it believes only if it is whole."""
     one = {"source": "scenes", "image": 0, "class": "clock", "network": "resnet_s", "size": "48", "method": "gradient",
@@ -256,7 +290,9 @@ def test_every_kind_of_mask_is_read(good):
     truth = scenes.render(first["image_id"], count=2).mask(name[first["category_id"]])
     assert (found[name[first["category_id"]], first["image_id"]] == truth).all()
     outline = rle.decode(rle.merge(rle.frPyObjects(second["segmentation"], 128, 128))).astype(bool)
-    assert (found[name[second["category_id"]], second["image_id"]] == outline).all() and outline.sum() > 3000
+    assert (
+        found[name[second["category_id"]], second["image_id"]] == outline
+    ).all() and outline.sum() > 3000
 
 
 def test_two_points_enclose_nothing(good):
@@ -279,7 +315,13 @@ junk = st.recursive(
 def places(value, path=()):
     """Every place in nested data, as the keys that lead there."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value[:4]) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value[:4])
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield from places(inner, (*path, key))
 
@@ -298,7 +340,9 @@ def test_annotations_with_anything_anywhere(good, data):
     if data.draw(st.booleans()):
         del inner[key]
     else:
-        inner[key] = data.draw(junk | st.sampled_from([inner[key], -1, 0, 2**31, 1e308, [], {}, "", True]))
+        inner[key] = data.draw(
+            junk | st.sampled_from([inner[key], -1, 0, 2**31, 1e308, [], {}, "", True])
+        )
     try:
         found, _ = read(folder, broken)
     except InputError:
@@ -337,7 +381,11 @@ def test_run_lengths_are_read_as_pycocotools_writes_them(runs, h):
 
 
 @examples(25)
-@given(changes=damage, cut=st.sampled_from([0, 1, 300, 10**6]), size=st.sampled_from([(128, 128), (64, 128), (1, 1)]))
+@given(
+    changes=damage,
+    cut=st.sampled_from([0, 1, 300, 10**6]),
+    size=st.sampled_from([(128, 128), (64, 128), (1, 1)]),
+)
 def test_images_that_are_broken_or_others(good, tmp_path_factory, changes, cut, size):
     folder, data = good
     path = folder / "images/000011.png"

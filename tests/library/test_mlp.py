@@ -73,11 +73,20 @@ def test_the_gradient_of_a_batch_is_the_mean(f, seed):
 def test_by_hand():
     """The network of chapter 2: 2-2-1, ReLU, one unit off."""
     net = MLP((2, 2, 1), relu)
-    net.W, net.b = [np.array([[1.0, 1], [2, -3]]), np.array([[2.0, 4]])], [np.array([0.0, 1]), np.array([-1.0])]
+    net.W, net.b = (
+        [np.array([[1.0, 1], [2, -3]]), np.array([[2.0, 4]])],
+        [np.array([0.0, 1]), np.array([-1.0])],
+    )
     z, a = net.forward([[1, 2]])
-    assert [v.tolist() for v in z] == [[[3, -3]], [[5]]] and [v.tolist() for v in a] == [[[1, 2]], [[3, 0]], [[5]]]
+    assert [v.tolist() for v in z] == [[[3, -3]], [[5]]] and [v.tolist() for v in a] == [
+        [[1, 2]],
+        [[3, 0]],
+        [[5]],
+    ]
     dW, db = net.backprop([[1, 2]], [[3]])
-    assert [g.tolist() for g in dW] == [[[4, 8], [0, 0]], [[6, 0]]] and [g.tolist() for g in db] == [[4, 0], [2]]
+    assert [g.tolist() for g in dW] == [[[4, 8], [0, 0]], [[6, 0]]] and [
+        g.tolist() for g in db
+    ] == [[4, 0], [2]]
 
 
 def test_sigmoid_does_not_overflow():

@@ -38,7 +38,9 @@ def test_layers(name, last, shape):
     assert sizes == sorted(set(sizes), reverse=True) and len(sizes) >= 4
     for layer, maps in net.layers.items():
         seen = []
-        handle = net.module.get_submodule(layer).register_forward_hook(lambda *a, to=seen: to.append(a[-1].shape[1:]))
+        handle = net.module.get_submodule(layer).register_forward_hook(
+            lambda *a, to=seen: to.append(a[-1].shape[1:])
+        )
         net.module(torch.zeros(1, 3, 128, 128))
         handle.remove()
         assert seen == [maps]
@@ -53,7 +55,9 @@ def test_accuracy_is_as_recorded(name):
     x = torch.cat([net.preprocess(image) for image in images])
     errors = int((net.predict(x).argmax(1) != torch.tensor(labels)).sum())
     expected = len(labels) * (1 - recorded["top1"])
-    assert errors <= expected + 3 * (expected + 1) ** 0.5  # three standard deviations of a count, and then some
+    assert (
+        errors <= expected + 3 * (expected + 1) ** 0.5
+    )  # three standard deviations of a count, and then some
 
 
 @functools.cache
@@ -89,7 +93,9 @@ def ramp(mode):
     """A horizontal ramp from black to white in any mode, 160 x 120."""
     wide = np.tile(np.linspace(0, 1, 160), (120, 1))
     if mode in ("I;16", "I"):
-        return Image.fromarray((wide * 65535).round().astype(np.uint16 if mode == "I;16" else np.int32))
+        return Image.fromarray(
+            (wide * 65535).round().astype(np.uint16 if mode == "I;16" else np.int32)
+        )
     if mode == "F":
         return Image.fromarray((wide * 255).astype(np.float32))
     grey = Image.fromarray((wide * 255).round().astype(np.uint8))
@@ -150,7 +156,15 @@ def test_what_is_no_picture(nothing):
 # ---- torchvision's networks
 
 
-NAMES = ["vgg16", "resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2", "googlenet", "densenet121"]
+NAMES = [
+    "vgg16",
+    "resnet18",
+    "resnet50",
+    "squeezenet1_1",
+    "mobilenet_v2",
+    "googlenet",
+    "densenet121",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +172,9 @@ def test_torchvision_names(name, monkeypatch):
     fetched = []
     monkeypatch.setattr(loading, "fetch_weights", fetched.append)
     monkeypatch.setattr(
-        zoo, "get_model", lambda wanted, weights: nn.Sequential(nn.Identity()) if wanted == name else None
+        zoo,
+        "get_model",
+        lambda wanted, weights: nn.Sequential(nn.Identity()) if wanted == name else None,
     )
     xcnn.load.cache_clear()
     net = xcnn.load(name)

@@ -29,7 +29,8 @@ def test_step_is_strict():
 
 
 @pytest.mark.parametrize(
-    "w, b, t", [((1, 1), -1.5, (0, 0, 0, 1)), ((1, 1), -0.5, (0, 1, 1, 1)), ((-1, -1), 1.5, (1, 1, 1, 0))]
+    "w, b, t",
+    [((1, 1), -1.5, (0, 0, 0, 1)), ((1, 1), -0.5, (0, 1, 1, 1)), ((-1, -1), 1.5, (1, 1, 1, 0))],
 )
 def test_gates(w, b, t):
     unit = Perceptron(w, b)
@@ -55,7 +56,9 @@ def test_each_look_follows_the_formula():
         before = w @ X[i] + b
         w, b = w + 0.7 * e * X[i], b + 0.7 * e
         assert np.allclose(unit.w, w) and np.isclose(unit.b, b)
-        assert np.isclose(unit.w @ X[i] + unit.b - before, 0.7 * e * (X[i] @ X[i] + 1))  # towards the right side
+        assert np.isclose(
+            unit.w @ X[i] + unit.b - before, 0.7 * e * (X[i] @ X[i] + 1)
+        )  # towards the right side
 
 
 @given(SEEDS)
@@ -81,7 +84,9 @@ def test_from_zero_the_rate_changes_no_decision(seed, rate):
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_to_scikit_learn(seed):
     X, t, _ = separable(seed)
-    first = int(t.argmax())  # scikit-learn also corrects where z = 0 and t = 0; that can happen at the first look only
+    first = int(
+        t.argmax()
+    )  # scikit-learn also corrects where z = 0 and t = 0; that can happen at the first look only
     X, t = np.roll(X, -first, axis=0), np.roll(t, -first)
     epochs = 3
     theirs = Reference(shuffle=False, max_iter=epochs, tol=None).fit(X, t)

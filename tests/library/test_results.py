@@ -20,7 +20,9 @@ SHAP_CAM = json.loads((ROOT / "data" / "results" / "shap_cam.json").read_text())
 def test_the_path_integral_on_real_networks(name):
     cases = [one for one in SHAP_CAM["cases"] if one["network"] == name]
     sure = [one for one in cases if one["reference"] <= 1e-3]
-    assert len(sure) >= 40 and len(sure) >= len(cases) - 2  # where the softmax is sharp, sampling is slow
+    assert (
+        len(sure) >= 40 and len(sure) >= len(cases) - 2
+    )  # where the softmax is sharp, sampling is slow
     errors = [one["second"] for one in cases]
     assert statistics.median(errors) <= 3e-3 and statistics.quantiles(errors, n=10)[-1] <= 2e-2
     assert all(one["auto"] <= 5e-2 for one in cases)  # those that went to Sobol orders as well
@@ -29,7 +31,9 @@ def test_the_path_integral_on_real_networks(name):
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])  # squeezenet1_1 takes a minute
 def test_a_recorded_case_comes_out_again(real, name):
-    recorded = next(one for one in SHAP_CAM["cases"] if one["network"] == name and one["picture"] == "coffee")
+    recorded = next(
+        one for one in SHAP_CAM["cases"] if one["network"] == name and one["picture"] == "coffee"
+    )
     again = case(xcnn.load(name), photos.load("coffee"))
     assert again["class"] == recorded["class"] and again["estimator"] == recorded["estimator"]
     for key in ("p", "delta", "first"):
@@ -42,18 +46,31 @@ def test_the_records_of_the_contest_on_photographs():
     assert not frame.duplicated(list(KEY)).any()
     assert frame.groupby(["network", "size", "method"]).size().unique().tolist() == [168]
     asked = frame.groupby("method")[["network", "size"]].agg(lambda column: set(column))
-    assert len(asked) == 11 and asked.loc["lime"].tolist() == [set(NETWORKS), {224}]  # one map is 150 runs
-    assert all(row == [set(NETWORKS), {"original", 224}] for row in asked.drop("lime").values.tolist())
+    assert len(asked) == 11 and asked.loc["lime"].tolist() == [
+        set(NETWORKS),
+        {224},
+    ]  # one map is 150 runs
+    assert all(
+        row == [set(NETWORKS), {"original", 224}] for row in asked.drop("lime").values.tolist()
+    )
     assert set(frame.status) == {"ok", "empty mask"} and frame.P.dropna().between(0, 1).all()
 
 
 def test_a_recorded_picture_comes_out_again(real):
     frame = report.read(ROOT / "data" / "results" / "coco_study.jsonl.gz")
-    some = [case for case in cases(real / "coco", images=1000, largest=True) if case.image in (104455, 47112)]
+    some = [
+        case
+        for case in cases(real / "coco", images=1000, largest=True)
+        if case.image in (104455, 47112)
+    ]
     assert len(some) == 2
     for made in records(some, "squeezenet1_1", 224, ["gradient", "grad_cam", "lrp"]):
-        (kept,) = frame[(frame[list(KEY)] == [made[key] for key in KEY]).all(axis=1)].to_dict("records")
-        assert made["P"] == pytest.approx(kept["P"], rel=0.02) and made["area"] == pytest.approx(kept["area"])
+        (kept,) = frame[(frame[list(KEY)] == [made[key] for key in KEY]).all(axis=1)].to_dict(
+            "records"
+        )
+        assert made["P"] == pytest.approx(kept["P"], rel=0.02) and made["area"] == pytest.approx(
+            kept["area"]
+        )
 
 
 def test_a_recorded_share_of_points_comes_out_again(real, monkeypatch):
@@ -65,4 +82,7 @@ def test_a_recorded_share_of_points_comes_out_again(real, monkeypatch):
     zebras = [row for row in recorded["resnet18"] if row["category"] == "zebra"]
     assert [row["image"] for row in again] == [row["image"] for row in zebras] and len(zebras) > 1
     for made, kept in zip(again, zebras, strict=True):
-        assert made["share"] == pytest.approx(kept["share"], abs=0.1) and made["chance"] == kept["chance"]
+        assert (
+            made["share"] == pytest.approx(kept["share"], abs=0.1)
+            and made["chance"] == kept["chance"]
+        )

@@ -65,7 +65,9 @@ def test_occlusion_hides_what_it_says(seed, fraction):
     bare, hidden = render(seed, occlusion=0), render(seed, occlusion=fraction)
     assert hidden.labels == bare.labels and not (hidden.masks & ~bare.masks).any()
     assert 1 - hidden.masks.sum() / bare.masks.sum() == pytest.approx(fraction, abs=0.04)
-    assert (pixels(bare) == pixels(hidden)).mean() > 0.4  # beside the board and its shadow all is as it was
+    assert (
+        pixels(bare) == pixels(hidden)
+    ).mean() > 0.4  # beside the board and its shadow all is as it was
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -137,7 +139,9 @@ def test_no_mask_of_what_is_not_there():
 
 def test_dataset():
     images, labels = scenes.dataset(3, seed=5)
-    assert images.shape == (3, 128, 128, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
+    assert (
+        images.shape == (3, 128, 128, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
+    )
     for k in range(3):
         scene = render(5 + k)
         assert (images[k] == pixels(scene)).all() and CLASSES[labels[k]] == scene.labels[0]
@@ -184,7 +188,9 @@ def test_missing_folders_and_files(folder, tmp_path_factory):
 
 
 def test_two_annotation_files_must_be_told_apart(folder):
-    (folder / "annotations/instances_b.json").write_text((folder / "annotations/instances.json").read_text())
+    (folder / "annotations/instances_b.json").write_text(
+        (folder / "annotations/instances.json").read_text()
+    )
     with pytest.raises(InputError, match=r"2 annotation files.*name one"):
         coco.Folder(folder)
     assert coco.Folder(folder, "instances_b.json").ids() == [11, 12, 13, 14]

@@ -22,4 +22,6 @@ def test_the_recorded_answers_come_out_again(library):
 
 def test_every_answer_of_ours_is_right():
     assert {row["answer"] for row in RECORDED if row["library"] == "xcnn"} == {"right"}
-    assert {row["library"] for row in RECORDED} < {library for ways in WAYS.values() for library in ways}
+    assert {row["library"] for row in RECORDED} < {
+        library for ways in WAYS.values() for library in ways
+    }

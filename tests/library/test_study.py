@@ -18,7 +18,9 @@ from xcnn import report, scenes, study
 from tools import ROOT
 
 METHODS = ["gradient", "deconvnet", "guided_backprop", "cam", "grad_cam", "guided_grad_cam"]
-SMALL_RUN = dict(networks=["resnet_s", "googlenet_s"], sizes=("original", 96), methods=METHODS, progress=False)
+SMALL_RUN = dict(
+    networks=["resnet_s", "googlenet_s"], sizes=("original", 96), methods=METHODS, progress=False
+)
 
 
 def lines(path):
@@ -33,7 +35,9 @@ def assert_same(one, other):
     blank = dict.fromkeys((*numbers, "seconds"))
     assert [record | blank for record in mine] == [record | blank for record in theirs]
     for name in numbers:
-        assert [r[name] for r in mine] == pytest.approx([r[name] for r in theirs], rel=1e-5, nan_ok=True)
+        assert [r[name] for r in mine] == pytest.approx(
+            [r[name] for r in theirs], rel=1e-5, nan_ok=True
+        )
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +53,20 @@ def test_every_record_is_what_the_parts_say(whole):
     found = lines(path)
     assert len(found) == len({tuple(r[k] for k in study.KEY) for r in found}) == 144
     for r in found[::7]:
-        net, case = xcnn.load(r["network"]), next(c for c in cases if (c.image, c.label) == (r["image"], r["class"]))
+        net, case = (
+            xcnn.load(r["network"]),
+            next(c for c in cases if (c.image, c.label) == (r["image"], r["class"])),
+        )
         x, mask = study.prepared(net, *case.load(), r["size"])
         R = xcnn.METHODS[r["method"]](net, x, r["class"])
-        assert r["P"] == pytest.approx(xcnn.energy_concentration(R, torch.from_numpy(mask)).item(), rel=1e-3)
+        assert r["P"] == pytest.approx(
+            xcnn.energy_concentration(R, torch.from_numpy(mask)).item(), rel=1e-3
+        )
         assert r["E_total"] == pytest.approx(R.double().square().sum().item(), rel=1e-3)
-        assert r["E"] == pytest.approx(r["P"] * r["E_total"]) and mask.mean() < r["area"] < 1.3 * mask.mean() + 0.01
+        assert (
+            r["E"] == pytest.approx(r["P"] * r["E_total"])
+            and mask.mean() < r["area"] < 1.3 * mask.mean() + 0.01
+        )
         assert r["status"] == "ok" and r["seconds"] > 0
 
 
@@ -81,7 +93,9 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path):
     ).format(str(part), SMALL_RUN["networks"], SMALL_RUN["sizes"], METHODS)
     for wanted in (10, 60):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-        while process.poll() is None and (not part.exists() or part.read_bytes().count(b"\n") < wanted):
+        while process.poll() is None and (
+            not part.exists() or part.read_bytes().count(b"\n") < wanted
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -95,26 +109,39 @@ def test_one_forward_serves_what_can_share_it():
     x = net.preprocess(scenes.render(3).image)
     passes, handle = [], net.module.register_forward_hook(lambda *_: passes.append(1))
     try:
-        found = {name: R for name, R, _ in xcnn.explain_all(net, x, [2], ["gradient", "deconvnet", "guided_backprop"])}
+        found = {
+            name: R
+            for name, R, _ in xcnn.explain_all(
+                net, x, [2], ["gradient", "deconvnet", "guided_backprop"]
+            )
+        }
     finally:
         handle.remove()
     assert len(passes) == 1
     for name, R in found.items():
-        assert torch.allclose(R, xcnn.METHODS[name](net, x, 2), rtol=1e-5, atol=1e-9 * R.abs().max().item())
+        assert torch.allclose(
+            R, xcnn.METHODS[name](net, x, 2), rtol=1e-5, atol=1e-9 * R.abs().max().item()
+        )
 
 
 def test_a_method_that_refuses_is_recorded_and_counted(tmp_path):
     cases = study.cases(classes=["pizza"], images=2)
-    study.run(tmp_path / "r.jsonl", cases, ["vgg_s"], ("original",), ["cam", "gradient"], progress=False)
+    study.run(
+        tmp_path / "r.jsonl", cases, ["vgg_s"], ("original",), ["cam", "gradient"], progress=False
+    )
     frame = report.read(tmp_path / "r.jsonl")
     assert (frame[frame.method == "cam"].status != "ok").all() and (
         frame[frame.method == "gradient"].status == "ok"
     ).all()
-    assert report.left_out(frame).records.tolist() == [2] and list(report.table(frame).index) == ["gradient"]
+    assert report.left_out(frame).records.tolist() == [2] and list(report.table(frame).index) == [
+        "gradient"
+    ]
 
 
 def test_the_largest_object_of_each_image(real):
-    every, one = (study.cases(real / "coco", images=1000, largest=largest) for largest in (False, True))
+    every, one = (
+        study.cases(real / "coco", images=1000, largest=largest) for largest in (False, True)
+    )
     assert len(one) == len({case.image for case in every}) < len(every)
     for case in one[:20]:
         area = {other.label: other.load()[1].sum() for other in every if other.image == case.image}
@@ -154,12 +181,17 @@ def test_no_energy_is_recorded_as_such(monkeypatch, tmp_path):
     monkeypatch.setitem(xcnn.METHODS, "nothing", lambda net, x, target: torch.zeros_like(x))
     cases = study.cases(classes=["pizza"], images=2)
     study.run(tmp_path / "r.jsonl", cases, ["resnet_s"], ("original",), ["nothing"], progress=False)
-    assert [(r["status"], r["E_total"]) for r in lines(tmp_path / "r.jsonl")] == [("no energy", 0)] * 2
+    assert [(r["status"], r["E_total"]) for r in lines(tmp_path / "r.jsonl")] == [
+        ("no energy", 0)
+    ] * 2
     assert report.left_out(report.read(tmp_path / "r.jsonl")).records.tolist() == [2]
 
 
 def test_the_likeliest_kind_is_asked_for(real):
-    net, case = xcnn.load("resnet18"), next(c for c in study.cases(real / "coco", ["zebra"]) if c.image == 104455)
+    net, case = (
+        xcnn.load("resnet18"),
+        next(c for c in study.cases(real / "coco", ["zebra"]) if c.image == 104455),
+    )
     x, _ = study.prepared(net, *case.load(), 224)
     assert net.classes[study.class_index(net, "zebra", x)] == "zebra"
     with pytest.raises(xcnn.InputError, match="knows no kind of giraffe"):
@@ -175,8 +207,12 @@ def test_table_by_hand():
                           for m, i, p in rows])  # fmt: skip
     table = report.table(frame)
     assert list(table.index) == ["b", "a"] and table.records.tolist() == [2, 2]
-    assert table["sum"].tolist() == pytest.approx([1.6, 0.6]) and table["mean"].tolist() == pytest.approx([0.8, 0.3])
-    assert table.low.tolist() == pytest.approx([0.7, 0.2]) and table.high.tolist() == pytest.approx([0.9, 0.4])
+    assert table["sum"].tolist() == pytest.approx([1.6, 0.6]) and table[
+        "mean"
+    ].tolist() == pytest.approx([0.8, 0.3])
+    assert table.low.tolist() == pytest.approx([0.7, 0.2]) and table.high.tolist() == pytest.approx(
+        [0.9, 0.4]
+    )
 
 
 def test_intervals_cover_the_true_mean_as_often_as_they_say():
@@ -199,14 +235,20 @@ def test_graph_says_what_the_table_says(whole, hue):
     *dots, _chance = ax.lines
     assert len(dots) == (frame[hue].nunique() if hue else 1)
     for dot, ends in zip(dots, ax.collections, strict=True):
-        rows = report.table(frame[frame[hue].astype(str) == dot.get_label()] if hue else frame).loc[order]
+        rows = report.table(frame[frame[hue].astype(str) == dot.get_label()] if hue else frame).loc[
+            order
+        ]
         assert dot.get_xdata() == pytest.approx(rows["mean"].to_numpy())
-        assert np.array(ends.get_segments())[:, :, 0] == pytest.approx(rows[["low", "high"]].to_numpy())
+        assert np.array(ends.get_segments())[:, :, 0] == pytest.approx(
+            rows[["low", "high"]].to_numpy()
+        )
 
 
 def test_graphs_are_written(whole, tmp_path):
     paths = report.graphs(report.read(whole[0]), tmp_path)
-    assert {p.name for p in paths} == {f"{n}.{s}" for n in ("methods", "networks", "sizes") for s in ("png", "pdf")}
+    assert {p.name for p in paths} == {
+        f"{n}.{s}" for n in ("methods", "networks", "sizes") for s in ("png", "pdf")
+    }
     assert all(p.stat().st_size > 5000 for p in paths)
 
 
@@ -228,8 +270,12 @@ def test_a_file_of_something_else_is_not_touched(tmp_path):
 
 def test_what_is_named_twice_is_asked_once(tmp_path):
     cases = study.cases(classes=["clock", "clock"], images=1)
-    assert [case.key for case in cases] == [case.key for case in study.cases(classes=["clock"], images=1)]
-    made = study.run(tmp_path / "r.jsonl", cases, ["vgg_s"] * 2, [32] * 2, ["gradient"] * 2, progress=False)
+    assert [case.key for case in cases] == [
+        case.key for case in study.cases(classes=["clock"], images=1)
+    ]
+    made = study.run(
+        tmp_path / "r.jsonl", cases, ["vgg_s"] * 2, [32] * 2, ["gradient"] * 2, progress=False
+    )
     assert made == len(report.read(tmp_path / "r.jsonl")) == 1
 
 
@@ -240,7 +286,9 @@ def test_a_cluster_gives_the_same_and_loses_nothing_when_a_worker_dies(whole, tm
     distributed = pytest.importorskip("dask.distributed")
     path, cases = whole
     out = tmp_path / "cluster.jsonl"
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
         with distributed.Client(cluster) as client:
             victim = client.run(os.getpid).popitem()[1]
             client.submit(lambda: (time.sleep(0.5), os.kill(victim, signal.SIGKILL))[0], pure=False)

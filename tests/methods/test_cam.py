@@ -19,12 +19,18 @@ GAP = ["resnet_s", "googlenet_s", "allconv_s", "resnet18", "googlenet"]
 def captum_grad_cam(module, layer, x, target):
     module = copy.deepcopy(module)
     layer = module.get_submodule(layer)
-    L = captum.attr.LayerGradCam(module, layer).attribute(x, torch.tensor(target), relu_attributions=True)
+    L = captum.attr.LayerGradCam(module, layer).attribute(
+        x, torch.tensor(target), relu_attributions=True
+    )
     return F.interpolate(L, x.shape[-2:], mode="bilinear", align_corners=False).detach()
 
 
 CASES = [(name, k) for name in SMALL for k in range(4)]
-CASES += [(name, k) for name in ("resnet18", "squeezenet1_1", "densenet121", "googlenet") for k in (0, -2, -1)]
+CASES += [
+    (name, k)
+    for name in ("resnet18", "squeezenet1_1", "densenet121", "googlenet")
+    for k in (0, -2, -1)
+]
 CASES += [
     ("allconv_s", "features.2"),
     ("resnet_s", "bn1"),
@@ -36,22 +42,31 @@ CASES += [
 def test_grad_cam_equals_captum(name, layer):
     net, x = network(name), images(name)
     layer = layer if isinstance(layer, str) else list(net.layers)[layer]
-    assert_near(xcnn.grad_cam(net, x, TARGETS, layer), captum_grad_cam(net.module, layer, x, TARGETS))
+    assert_near(
+        xcnn.grad_cam(net, x, TARGETS, layer), captum_grad_cam(net.module, layer, x, TARGETS)
+    )
 
 
 @pytest.mark.parametrize("name", ["vgg_s", "resnet_s", "squeezenet1_1"])
 def test_grad_cam_default_layer_is_the_last(name):
     net, x = network(name), images(name)
-    assert_near(xcnn.grad_cam(net, x, TARGETS), captum_grad_cam(net.module, list(net.layers)[-1], x, TARGETS))
+    assert_near(
+        xcnn.grad_cam(net, x, TARGETS),
+        captum_grad_cam(net.module, list(net.layers)[-1], x, TARGETS),
+    )
 
 
 def test_the_default_layer_does_not_depend_on_the_picture():
     """Where an image is too dim to be clipped, ReLU6 changes nothing, and looks like a layer not worth asking."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8)
+    ).eval()
     net[0].weight.data.abs_(), net[0].bias.data.abs_()
     dim = torch.rand(1, 3, 8, 8) + 0.1
-    assert torch.equal(net[0](dim), net[:2](dim)) and not torch.equal(net[0](9 * dim), net[:2](9 * dim))
+    assert torch.equal(net[0](dim), net[:2](dim)) and not torch.equal(
+        net[0](9 * dim), net[:2](9 * dim)
+    )
     both = xcnn.grad_cam(net, torch.cat([dim, 9 * dim]), 2, relu=False)
     for k, x in enumerate((dim, 9 * dim)):
         torch.testing.assert_close(both[k : k + 1], xcnn.grad_cam(net, x, 2, "1", relu=False))
@@ -70,7 +85,9 @@ def test_signed_grad_cam_keeps_what_relu_removes():
 def taken(module, layer, x):
     """What a layer puts out, by a hook of our own."""
     seen = []
-    handle = module.get_submodule(layer).register_forward_hook(lambda _m, _i, out: seen.append(out.detach().clone()))
+    handle = module.get_submodule(layer).register_forward_hook(
+        lambda _m, _i, out: seen.append(out.detach().clone())
+    )
     with torch.no_grad():
         module(x)
     handle.remove()
@@ -79,7 +96,12 @@ def taken(module, layer, x):
 
 def known_cam(name, module, x, target):
     """CAM written with knowledge of each network: (N, 1, h, w), signed."""
-    last = {"resnet_s": "layer3", "googlenet_s": "inception4", "allconv_s": "features", "resnet18": "layer4"}
+    last = {
+        "resnet_s": "layer3",
+        "googlenet_s": "inception4",
+        "allconv_s": "features",
+        "resnet18": "layer4",
+    }
     last |= {"googlenet": "inception5b", "densenet121": "features", "squeezenet1_1": "features"}
     A = taken(module, last[name], x)
     if name == "squeezenet1_1":  # a convolution gives the class maps, which are averaged
@@ -96,7 +118,9 @@ def known_cam(name, module, x, target):
 def test_cam_equals_an_einsum_that_knows_the_network(name, relu):
     net, x = network(name), images(name)
     M = known_cam(name, net.module, x, TARGETS)
-    oracle = F.interpolate(M.relu() if relu else M, x.shape[-2:], mode="bilinear", align_corners=False)
+    oracle = F.interpolate(
+        M.relu() if relu else M, x.shape[-2:], mode="bilinear", align_corners=False
+    )
     assert_near(xcnn.cam(net, x, TARGETS, relu=relu), oracle)
 
 
@@ -139,7 +163,10 @@ def test_every_spelling_of_the_average(form, side):
     if side == 3 and form not in ("mean", "by name", "module"):
         return  # in these forms one position is its own mean, and nothing tells a mean from a copy
     torch.manual_seed(0)
-    net, x = Averages(AVERAGES[form]).eval().double(), torch.randn(2, 3, side, side, dtype=torch.float64)
+    net, x = (
+        Averages(AVERAGES[form]).eval().double(),
+        torch.randn(2, 3, side, side, dtype=torch.float64),
+    )
     M = torch.einsum("k,nkyx->nyx", net.fc.weight[2], net.conv(x).relu())[:, None]
     wanted = F.interpolate(M, (side, side), mode="bilinear", align_corners=False)
     assert_near(xcnn.cam(net, x, 2, relu=False), wanted.detach(), 1e-12)

@@ -14,7 +14,10 @@ import torch
 import xcnn
 from torch import nn
 
-OPTIONS = {"lime": {"samples": 20, "segments": torch.arange(12 * 12).view(12, 12) // 18}, "shap_cam": {"samples": 8}}
+OPTIONS = {
+    "lime": {"samples": 20, "segments": torch.arange(12 * 12).view(12, 12) // 18},
+    "shap_cam": {"samples": 8},
+}
 
 
 class Small(nn.Module):
@@ -23,7 +26,11 @@ class Small(nn.Module):
     def __init__(self, between=None):
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.b, self.c = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
+        self.a, self.b, self.c = (
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.Conv2d(16, 16, 3),
+        )
         self.norm, self.relu, self.fc = nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.Linear(16, 5)
         self.between = between or nn.Identity()
         self.norm.running_var.uniform_(0.5, 2)
@@ -53,7 +60,9 @@ def growth(work, times):
 
     def now():
         gc.collect()
-        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()), psutil.Process().memory_info().rss
+        return sum(
+            issubclass(type(one), torch.Tensor) for one in gc.get_objects()
+        ), psutil.Process().memory_info().rss
 
     for _ in range(2):
         work()
@@ -81,7 +90,9 @@ def all_methods(net, x):
 def test_memory_stays_flat_over_five_hundred_explanations():
     tensors, bytes_ = growth_alone(functools.partial(all_methods, Small(), images(side=32)), 46)
     assert 46 * len(xcnn.METHODS) > 500 and tensors == 0
-    assert bytes_ < 46 * len(xcnn.METHODS) * MAP / 4, "a map kept by every fourth explanation would be more than this"
+    assert bytes_ < 46 * len(xcnn.METHODS) * MAP / 4, (
+        "a map kept by every fourth explanation would be more than this"
+    )
 
 
 def leak_of_map(net, x, kept):
@@ -110,7 +121,9 @@ class Meet(nn.Module):
         self.barrier = threading.Barrier(2)
 
     def forward(self, x):
-        with contextlib.suppress(threading.BrokenBarrierError):  # the other one has no more passes to make
+        with contextlib.suppress(
+            threading.BrokenBarrierError
+        ):  # the other one has no more passes to make
             self.barrier.wait(0.2)
         return x
 
@@ -211,7 +224,9 @@ def test_threads_that_load_a_network_at_once_get_the_same():
 def test_half_precision(method, dtype, tolerance):
     """The whole map's error, as a share of its size: weights and pixels themselves are rounded to 2^-11 or 2^-8."""
     if method == "cnn_fixations":
-        tolerance *= 2  # where two units contribute nearly the same, rounding decides which is followed
+        tolerance *= (
+            2  # where two units contribute nearly the same, rounding decides which is followed
+        )
     wanted = explain(method, Small(), images(2))
     R = explain(method, Small().to(dtype), images(2).to(dtype))
     assert R.dtype == dtype and R.shape == wanted.shape and wanted.abs().max() > 0

@@ -18,7 +18,11 @@ from tests.helpers.places import SMALL
 
 
 def folded(conv, bn):
-    return (conv.weight * (bn.weight / (bn.running_var + bn.eps).sqrt())[:, None, None, None]).detach().numpy()
+    return (
+        (conv.weight * (bn.weight / (bn.running_var + bn.eps).sqrt())[:, None, None, None])
+        .detach()
+        .numpy()
+    )
 
 
 def fc(units, a, W):
@@ -123,7 +127,9 @@ def oracle_resnet_s(m, x, c):
         through = conv(through, inner, folded(block.conv2, block.bn2), padding=1, inside=True)
         stride = block.conv1.stride[0]
         units = conv(through, h, folded(block.conv1, block.bn1), stride, padding=1, inside=True)
-        units |= conv(around, h, folded(*block.skip), stride, inside=True) if len(block.skip) else around
+        units |= (
+            conv(around, h, folded(*block.skip), stride, inside=True) if len(block.skip) else around
+        )
     return conv(units, x[0].numpy(), folded(m.conv1, m.bn1), 2, 1)
 
 
@@ -132,12 +138,16 @@ def oracle_googlenet_s(m, x, c):
         bn = block.bn
         mids = [block.three[0](h), block.five[0](h)]
         mids.append(block.five[1](mids[1]))
-        y = F.relu(bn(torch.cat([block.one(h), block.three[1](mids[0]), block.five[2](mids[2])], 1)))
+        y = F.relu(
+            bn(torch.cat([block.one(h), block.three[1](mids[0]), block.five[2](mids[2])], 1))
+        )
         return y, [v[0].numpy() for v in (h, *mids)]
 
     def down(block, units, values):
         h, three, five, five2 = values
-        scale = (block.bn.weight / (block.bn.running_var + block.bn.eps).sqrt()).numpy()[:, None, None, None]
+        scale = (block.bn.weight / (block.bn.running_var + block.bn.eps).sqrt()).numpy()[
+            :, None, None, None
+        ]
         c1, c3 = block.one.out_channels, block.three[1].out_channels
         W = [part.weight.numpy() for part in (block.one, *block.three, *block.five)]
         one = {u for u in units if u[0] < c1}
@@ -213,10 +223,34 @@ def test_equals_the_loops_on_untrained_networks(name, seed):
 
 
 STACKS = [
-    [nn.Conv2d(3, 6, 5, 2, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(6, 8, 3, 1, 2, dilation=2), GlobalMean()],
-    [nn.Conv2d(3, 6, 3), nn.ReLU(True), nn.Conv2d(6, 8, 3, 1, 1, groups=2), nn.MaxPool2d(3, 2, 1), GlobalMean()],
-    [nn.Conv2d(3, 4, 1, 1, 2), nn.Conv2d(4, 8, 3, 2, 1, groups=4), nn.ReLU6(), nn.AvgPool2d(3, 2, 1), GlobalMean()],
-    [nn.Conv2d(3, 8, 2, 2), nn.Hardtanh(0.0, 2.0), nn.Conv2d(8, 8, 4, 1, 1), nn.ReLU(), GlobalMean()],
+    [
+        nn.Conv2d(3, 6, 5, 2, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 8, 3, 1, 2, dilation=2),
+        GlobalMean(),
+    ],
+    [
+        nn.Conv2d(3, 6, 3),
+        nn.ReLU(True),
+        nn.Conv2d(6, 8, 3, 1, 1, groups=2),
+        nn.MaxPool2d(3, 2, 1),
+        GlobalMean(),
+    ],
+    [
+        nn.Conv2d(3, 4, 1, 1, 2),
+        nn.Conv2d(4, 8, 3, 2, 1, groups=4),
+        nn.ReLU6(),
+        nn.AvgPool2d(3, 2, 1),
+        GlobalMean(),
+    ],
+    [
+        nn.Conv2d(3, 8, 2, 2),
+        nn.Hardtanh(0.0, 2.0),
+        nn.Conv2d(8, 8, 4, 1, 1),
+        nn.ReLU(),
+        GlobalMean(),
+    ],
     [nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 1, 3, 1, 1), nn.Flatten()],
 ]
 
@@ -226,11 +260,19 @@ def test_equals_the_loops_on_stacks(k):
     torch.manual_seed(k)
     met = 0
     for _ in range(5):
-        layers = [*copy.deepcopy(STACKS[k]), nn.Linear(30 if k == 4 else 8, 12), nn.ReLU(), nn.Linear(12, 4)]
+        layers = [
+            *copy.deepcopy(STACKS[k]),
+            nn.Linear(30 if k == 4 else 8, 12),
+            nn.ReLU(),
+            nn.Linear(12, 4),
+        ]
         for layer in layers:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.reset_parameters()
-        module, x = nn.Sequential(*layers).double().eval(), torch.randn(1, 3, 24, 20, dtype=torch.float64)
+        module, x = (
+            nn.Sequential(*layers).double().eval(),
+            torch.randn(1, 3, 24, 20, dtype=torch.float64),
+        )
         for c in range(4):
             with torch.no_grad():
                 expected = points(walk_sequence(layers, x, {(c,)}))
@@ -279,7 +321,11 @@ def test_one_bright_dot_is_found():
         v = R.values[0]
         assert v.found.tolist() == v.points.tolist() == [list(at)]
         assert divmod(R.argmax().item(), 16) == at and R.sum().item() == pytest.approx(1)
-        assert v.units["a"].tolist() == [[0, *at]] == v.units["b"].tolist() and v.shapes["a"] == (3, 16, 16)
+        assert v.units["a"].tolist() == [[0, *at]] == v.units["b"].tolist() and v.shapes["a"] == (
+            3,
+            16,
+            16,
+        )
         assert list(v.units) == ["b", "a"]
 
 
@@ -293,7 +339,9 @@ def test_strides_and_pooling_lead_back_to_the_dot():
 
 def test_average_pooling_follows_the_largest_value():
     x = dots((2, 2, 1.0), (2, 3, 2.0), (3, 2, 0.5))
-    assert found(Net(lambda m, x: F.adaptive_avg_pool2d(F.avg_pool2d(x, 2), 1).flatten(1)), x, 0) == {(2, 3)}
+    assert found(
+        Net(lambda m, x: F.adaptive_avg_pool2d(F.avg_pool2d(x, 2), 1).flatten(1)), x, 0
+    ) == {(2, 3)}
 
 
 def test_a_sum_follows_the_larger_branch():
@@ -305,9 +353,13 @@ def test_a_sum_follows_the_larger_branch():
         net = Net(lambda m, x: (x + factor * m.a(x)).mean((2, 3)), a=copy.deepcopy(shifted))  # noqa: B023
         v = cnn_fixations(net, x, 0).values[0]
         assert {tuple(p) for p in v.found.tolist()} == {(2, 2)}
-        assert ("a" in v.units) == (factor > 1)  # reached through the branch, from (2, 1), or around it
+        assert ("a" in v.units) == (
+            factor > 1
+        )  # reached through the branch, from (2, 1), or around it
     around = Net(lambda m, x: (x - 10 * m.a(x)).mean((2, 3)), a=copy.deepcopy(shifted))
-    assert found(around, x, 0) == {(2, 2)} and "a" not in cnn_fixations(around, x, 0).values[0].units
+    assert (
+        found(around, x, 0) == {(2, 2)} and "a" not in cnn_fixations(around, x, 0).values[0].units
+    )
 
 
 def test_a_convolution_keeps_to_the_middle_but_in_a_residual_looks_for_the_largest():
@@ -322,15 +374,25 @@ def test_a_convolution_keeps_to_the_middle_but_in_a_residual_looks_for_the_large
 def test_concatenation_slices_and_shuffles_find_the_branch():
     x = dots((3, 4, 1.0))
     x[0, 1, 7, 8], x[0, 2, 11, 12] = 2.0, 3.0
-    net = Net(lambda m, x: torch.cat([x[:, 2:], x[:, :1].flip(3).flip(3), x.chunk(3, 1)[1]], 1).mean((2, 3)))
+    net = Net(
+        lambda m, x: torch.cat([x[:, 2:], x[:, :1].flip(3).flip(3), x.chunk(3, 1)[1]], 1).mean(
+            (2, 3)
+        )
+    )
     for c, at in enumerate([(11, 12), (3, 4), (7, 8)]):
         assert found(net, x, c) == {at}
     padded = Net(lambda m, x: F.pixel_unshuffle(F.pad(x, (2, 2, 2, 2), value=0.5), 2).mean((2, 3)))
-    assert found(padded, x, 2) == {(3, 4)} and found(padded, x, 0) == set()  # the padding is not in the picture
+    assert (
+        found(padded, x, 2) == {(3, 4)} and found(padded, x, 0) == set()
+    )  # the padding is not in the picture
 
 
 def test_units_are_followed_once():
-    net = Net(lambda m, x: m.b(m.fc(x.mean((2, 3)).repeat(1, 1))), fc=nn.Linear(3, 8, bias=False), b=nn.Linear(8, 2))
+    net = Net(
+        lambda m, x: m.b(m.fc(x.mean((2, 3)).repeat(1, 1))),
+        fc=nn.Linear(3, 8, bias=False),
+        b=nn.Linear(8, 2),
+    )
     for part in (net.fc, net.b):
         nn.init.ones_(part.weight)
     x = dots((3, 4, 1.0))
@@ -350,18 +412,34 @@ def test_batch_norm_with_a_negative_scale_turns_signs():
 # ---- any network
 
 
-@pytest.mark.parametrize("name", ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "densenet121", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "densenet121", "mobilenet_v2"]
+)
 def test_works_on_the_families(name):
-    net, x = network(name), torch.randn(1, 3, 96, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    net, x = (
+        network(name),
+        torch.randn(1, 3, 96, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+    )
     before = {k: v.clone() for k, v in net.module.state_dict().items()}
     R = cnn_fixations(net, x)
     v = R.values[0]
-    assert R.shape == (1, 1, 96, 96) and (R >= 0).all() and R.sum().item() == pytest.approx(len(v.points))
-    assert len(v.points) >= 1 and len(v.points.unique(dim=0)) == len(v.points) and v.found.max() < 96
+    assert (
+        R.shape == (1, 1, 96, 96)
+        and (R >= 0).all()
+        and R.sum().item() == pytest.approx(len(v.points))
+    )
+    assert (
+        len(v.points) >= 1 and len(v.points.unique(dim=0)) == len(v.points) and v.found.max() < 96
+    )
     assert (len(v.found) == 1) == (name == "squeezenet1_1")  # it ends in an average of class maps
     assert all(torch.equal(w, before[k]) for k, w in net.module.state_dict().items())
     assert not any(part._forward_hooks for part in net.module.modules())
-    last = {"vgg11": "features", "resnet18": "layer4", "googlenet": "inception5b", "densenet121": "features"}
+    last = {
+        "vgg11": "features",
+        "resnet18": "layer4",
+        "googlenet": "inception5b",
+        "densenet121": "features",
+    }
     assert last.get(name, "features") in v.units
 
 
@@ -370,11 +448,15 @@ def test_units_are_those_of_the_layers_output():
     v = cnn_fixations(net, x, 7).values[0]
     for name in ("layer4", "layer2", "layer1.0", "conv1"):
         seen = []
-        handle = net.module.get_submodule(name).register_forward_hook(lambda _m, _i, out: seen.append(out))  # noqa: B023
+        handle = net.module.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out: seen.append(out)
+        )  # noqa: B023
         net.module(x)
         handle.remove()
         assert v.shapes[name] == seen[0].shape[1:]
-        assert (v.units[name] < torch.tensor(v.shapes[name])).all() and len(v.units[name].unique(dim=0)) > 1
+        assert (v.units[name] < torch.tensor(v.shapes[name])).all() and len(
+            v.units[name].unique(dim=0)
+        ) > 1
     assert v.units["fc"].tolist() == [[7]]
 
 
@@ -384,11 +466,16 @@ def test_batch_equals_single_images():
     R = cnn_fixations(net, x, [1, 2, 3])
     for k in range(3):
         one = cnn_fixations(net, x[k : k + 1], k + 1)
-        assert torch.equal(R[k : k + 1], one) and torch.equal(R.values[k].points, one.values[0].points)
+        assert torch.equal(R[k : k + 1], one) and torch.equal(
+            R.values[k].points, one.values[0].points
+        )
 
 
 def test_no_evidence_gives_no_points():
-    net, x = copy.deepcopy(network("squeezenet1_1").module), torch.ones(1, 3, 64, 64, dtype=torch.float64)
+    net, x = (
+        copy.deepcopy(network("squeezenet1_1").module),
+        torch.ones(1, 3, 64, 64, dtype=torch.float64),
+    )
     for parameter in net.parameters():
         parameter.data.zero_()
     R = cnn_fixations(net, x, 3)
@@ -404,8 +491,12 @@ def test_inner_units():
         for unit in ((5, *top), (3, 10, 11)):
             expected = points(walk_sequence(layers[: layer + 1], x, {unit}))
             assert found(net, x, layer=f"features.{layer}", unit=unit) == expected
-        assert found(net, x, layer="features.7", unit=5) == found(net, x, layer="features.7", unit=(5, *top))
-    assert len(found(net, x, layer="classifier.1", unit=4)) == 1  # reads a map: its one strongest unit
+        assert found(net, x, layer="features.7", unit=5) == found(
+            net, x, layer="features.7", unit=(5, *top)
+        )
+    assert (
+        len(found(net, x, layer="classifier.1", unit=4)) == 1
+    )  # reads a map: its one strongest unit
     both = cnn_fixations(net, torch.cat([x, scene(2)]), layer="features.7", unit=5)
     assert torch.equal(both[1:], cnn_fixations(net, scene(2), layer="features.7", unit=5))
 
@@ -429,7 +520,9 @@ def test_outliers_by_brute_force():
 def test_outliers_are_left_out_of_the_map():
     net, seen = network("resnet18"), False
     for seed in range(3):
-        x = torch.randn(1, 3, 96, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(
+            1, 3, 96, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
         R = cnn_fixations(net, x)
         v = R.values[0]
         assert torch.equal(v.points, v.found[crowded(v.found, 96, 96)])
@@ -441,7 +534,9 @@ def test_outliers_are_left_out_of_the_map():
 def test_density_is_a_gaussian_per_point():
     at = torch.tensor([[112, 100], [120, 140]])
     y, x = np.mgrid[:224, :224]
-    expected = sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / 800) / (800 * np.pi) for a, b in at.tolist())
+    expected = sum(
+        np.exp(-((y - a) ** 2 + (x - b) ** 2) / 800) / (800 * np.pi) for a, b in at.tolist()
+    )
     assert np.abs(density(at, 224, 224).numpy() - expected).max() < 2e-3 * expected.max()
     assert density(torch.tensor([[0, 0], [5, 63]]), 64, 64).sum().item() == pytest.approx(2)
 
@@ -487,14 +582,21 @@ def test_operations_that_have_no_rule(forward, says):
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("where", ["whole", "part"])
 def test_a_scripted_part_is_not_passed_over(where):
-    net = Net(lambda m, x: (m.a(x) + (x if where == "part" else 0)).mean((2, 3)), a=nn.Conv2d(3, 3, 3, padding=1))
+    net = Net(
+        lambda m, x: (m.a(x) + (x if where == "part" else 0)).mean((2, 3)),
+        a=nn.Conv2d(3, 3, 3, padding=1),
+    )
     net.a = torch.jit.script(net.a)
     with pytest.raises(InputError, match=r"works unseen, such as a scripted one.*guided_backprop"):
         cnn_fixations(net, dots((3, 4, 1.0)), 0)
 
 
 def test_weights_made_on_the_way_are_weights():
-    net = Net(lambda m, x: F.conv2d(x, m.a.weight * m.scale.chunk(2)[0]).mean((2, 3)), a=delta(), scale=None)
+    net = Net(
+        lambda m, x: F.conv2d(x, m.a.weight * m.scale.chunk(2)[0]).mean((2, 3)),
+        a=delta(),
+        scale=None,
+    )
     net.scale = nn.Parameter(torch.ones(2).double())
     assert found(net, dots((3, 4, 1.0)), 0) == {(3, 4)}
 

@@ -33,7 +33,10 @@ class Presence(nn.Module):
 
     def __init__(self, cut, w):
         super().__init__()
-        self.at, self.w = torch.nn.functional.one_hot(cut.flatten()).double(), torch.as_tensor(w).double()
+        self.at, self.w = (
+            torch.nn.functional.one_hot(cut.flatten()).double(),
+            torch.as_tensor(w).double(),
+        )
 
     def forward(self, x):
         s = (x[:, 0].double().flatten(1) @ self.at / self.at.sum(0)) @ self.w
@@ -55,7 +58,9 @@ def test_equals_the_lime_package_from_picture_to_weights(name):
     net = network(name)
     x = scene(net)
     mean, std = (np.array(v) for v in (net.mean, net.std))
-    predict = lambda pictures: net.predict(torch.from_numpy((pictures - mean) / std).permute(0, 3, 1, 2)).numpy()  # noqa: E731
+    predict = lambda pictures: net.predict(
+        torch.from_numpy((pictures - mean) / std).permute(0, 3, 1, 2)
+    ).numpy()  # noqa: E731
     picture = net.picture(x)[0]
     theirs = LimeImageExplainer(random_state=7).explain_instance(
         picture, predict, top_labels=2, num_samples=60, random_seed=0,
@@ -74,11 +79,19 @@ def test_equals_the_lime_package_from_picture_to_weights(name):
 @pytest.mark.parametrize("width", [0.1, 0.25, 2.0])
 def test_equals_limes_regression_on_the_same_samples(width):
     net = network("googlenet_s")
-    v = lime(net, scene(net), 3, segments=30, samples=100, score="logit", kernel_width=width).values[0]
-    distances = pairwise_distances(v.z.astype(float), v.z[:1].astype(float), metric="cosine").ravel()
-    np.testing.assert_allclose(v.pi, np.exp(-(distances**2) / (2 * width**2)), rtol=1e-6, atol=1e-12)
+    v = lime(
+        net, scene(net), 3, segments=30, samples=100, score="logit", kernel_width=width
+    ).values[0]
+    distances = pairwise_distances(
+        v.z.astype(float), v.z[:1].astype(float), metric="cosine"
+    ).ravel()
+    np.testing.assert_allclose(
+        v.pi, np.exp(-(distances**2) / (2 * width**2)), rtol=1e-6, atol=1e-12
+    )
     base = LimeBase(lambda d: np.sqrt(np.exp(-(d**2) / width**2)))
-    b, w, r2, _ = base.explain_instance_with_data(v.z, v.f[:, None], distances, 0, 99, feature_selection="none")
+    b, w, r2, _ = base.explain_instance_with_data(
+        v.z, v.f[:, None], distances, 0, 99, feature_selection="none"
+    )
     np.testing.assert_allclose(v.w, [value for _, value in sorted(w)], rtol=1e-6)
     assert (v.b, v.r2) == pytest.approx((b, r2), rel=1e-6)
 
@@ -93,7 +106,9 @@ def test_fit_is_weighted_ridge_regression(alpha):
     assert (b, r2) == pytest.approx((model.intercept_, model.score(z, f, pi)), rel=1e-9)
     # and by the normal equations, the intercept as a tenth weight that costs nothing
     Z = np.column_stack([z, np.ones(80)])
-    solved = np.linalg.solve(Z.T @ (pi[:, None] * Z) + alpha * np.diag([1] * 9 + [0]), Z.T @ (pi * f))
+    solved = np.linalg.solve(
+        Z.T @ (pi[:, None] * Z) + alpha * np.diag([1] * 9 + [0]), Z.T @ (pi * f)
+    )
     np.testing.assert_allclose([*w, b], solved, rtol=1e-8)
 
 
@@ -125,11 +140,15 @@ def test_recovers_a_linear_network():
 def test_error_falls_as_samples_grow():
     net, x, w, cut = linear()
     options = {"segments": cut, "hidden": "black", "score": "logit"}
-    error = [np.abs(lime(net, x, 0, samples=n, **options).values[0].w - w).max() for n in (50, 500, 5000)]
+    error = [
+        np.abs(lime(net, x, 0, samples=n, **options).values[0].w - w).max() for n in (50, 500, 5000)
+    ]
     assert error[0] > 4 * error[1] > 16 * error[2]
     # a score that is not linear has a best linear answer; samples approach it, and seeds agree more and more
     spread = [
-        np.std([lime(net, x, 1, samples=n, seed=seed, **options).values[0].w for seed in range(8)], 0).mean()
+        np.std(
+            [lime(net, x, 1, samples=n, seed=seed, **options).values[0].w for seed in range(8)], 0
+        ).mean()
         for n in (100, 1600)
     ]
     assert spread[0] > 2.5 * spread[1]
@@ -137,7 +156,9 @@ def test_error_falls_as_samples_grow():
 
 def test_hidden_grey_counts_from_grey():
     net, x, w, cut = linear()
-    v = lime(net, x, 0, segments=cut, hidden="grey", score="logit", samples=200, alpha=1e-9).values[0]
+    v = lime(net, x, 0, segments=cut, hidden="grey", score="logit", samples=200, alpha=1e-9).values[
+        0
+    ]
     np.testing.assert_allclose(v.w, w / 2, atol=1e-8)
 
 
@@ -155,7 +176,9 @@ def test_hidden_colours_are_those_of_the_picture():
         v = lime(net, x, 0, samples=2, hidden=hidden).values[0]
         picture = net.picture(seen[-1][1:])[0]
         np.testing.assert_allclose(picture[~v.z[1][v.segments]], level, atol=1e-6)
-        np.testing.assert_allclose(picture[v.z[1][v.segments]], net.picture(x)[0][v.z[1][v.segments]], atol=1e-6)
+        np.testing.assert_allclose(
+            picture[v.z[1][v.segments]], net.picture(x)[0][v.z[1][v.segments]], atol=1e-6
+        )
 
 
 def test_a_score_that_never_changes():
@@ -175,7 +198,9 @@ def test_map_shows_each_superpixels_weight():
     R = lime(net, scene(net), 3, segments=20, samples=40)
     v = R.values[0]
     assert R.shape == (1, 1, 128, 128) and R.dtype == torch.float64
-    assert set(np.unique(v.segments)) == set(range(len(v.w))) and (v.w < 0).any() and (v.w > 0).any()
+    assert (
+        set(np.unique(v.segments)) == set(range(len(v.w))) and (v.w < 0).any() and (v.w > 0).any()
+    )
     for k, w in enumerate(v.w):
         assert (R[0, 0][v.segments == k] == w).all()
 
@@ -185,7 +210,10 @@ def test_seeds_batches_and_random_state():
     x = torch.cat([scene(net, 1), scene(net, 2)])
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     R = lime(net, x, [3, 4], samples=30)
-    assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
+    assert (
+        torch.equal(torch_state, torch.get_rng_state())
+        and (numpy_state == np.random.get_state()[1]).all()
+    )
     assert torch.equal(R, lime(net, x, [3, 4], samples=30))
     assert not torch.equal(R, lime(net, x, [3, 4], samples=30, seed=1))
     torch.testing.assert_close(R, lime(net, x, [3, 4], samples=30, batch=7), rtol=1e-9, atol=1e-12)
@@ -199,13 +227,19 @@ def test_a_network_may_look_at_its_maps_by_view():
         def __init__(self, flat):
             super().__init__()
             torch.manual_seed(0)
-            self.conv, self.fc, self.flat = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Linear(4 * 15 * 15, 5), flat
+            self.conv, self.fc, self.flat = (
+                torch.nn.Conv2d(3, 4, 3, 2),
+                torch.nn.Linear(4 * 15 * 15, 5),
+                flat,
+            )
 
         def forward(self, x):
             return self.fc(self.flat(self.conv(x).relu()))
 
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    by_view, by_flatten = (Viewing(flat).eval() for flat in (lambda A: A.view(len(A), -1), lambda A: A.flatten(1)))
+    by_view, by_flatten = (
+        Viewing(flat).eval() for flat in (lambda A: A.view(len(A), -1), lambda A: A.flatten(1))
+    )
     R, Q = (xcnn.lime(module, x, 2, samples=40) for module in (by_view, by_flatten))
     torch.testing.assert_close(R, Q)
 

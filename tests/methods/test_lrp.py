@@ -23,7 +23,10 @@ from zennit.types import Linear as WeightedLayer
 from tests.helpers.oracles import HIGH, LOW, TARGETS, assert_near, batch, images, network, state
 from tests.helpers.places import SMALL
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in ("Input Tensor 0", "`torch.jit", "The .grad")]
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in ("Input Tensor 0", "`torch.jit", "The .grad")
+]
 FAMILIES = ["vgg11", "resnet18", "squeezenet1_1", "googlenet", "densenet121", "mobilenet_v2"]
 TINY = 1e-30  # zennit adds it to what it divides by; we add nothing
 
@@ -34,7 +37,9 @@ TINY = 1e-30  # zennit adds it to what it divides by; we add nothing
 def everywhere(rule, first=None):
     layers = [*zc.layer_map_base(TINY), (WeightedLayer, rule)]
     if first:
-        return zc.SpecialFirstLayerMapComposite(layers, [(WeightedLayer, first)], canonizers=[ResNetCanonizer()])
+        return zc.SpecialFirstLayerMapComposite(
+            layers, [(WeightedLayer, first)], canonizers=[ResNetCanonizer()]
+        )
     return zc.LayerMapComposite(layers, canonizers=[ResNetCanonizer()])
 
 
@@ -57,7 +62,9 @@ ZENNIT = {
 def by_zennit(module, x, target, composite):
     module = copy.deepcopy(module)
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):  # zennit forgets eps in the batch norms that it empties: 5e-6 each
+        if isinstance(
+            part, nn.BatchNorm2d
+        ):  # zennit forgets eps in the batch norms that it empties: 5e-6 each
             part.running_var += part.eps
             part.eps = 0.0
     start = lambda S: S * F.one_hot(torch.tensor(target), S.shape[1])  # noqa: E731
@@ -69,7 +76,14 @@ def narrow_vgg11():
     """VGG-11 with 64 units where it has 4096, for 64x64: all rules in float64 in seconds."""
     module = copy.deepcopy(network("vgg11").module.features)
     torch.manual_seed(0)
-    head = [nn.Linear(512 * 4, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 64), nn.ReLU(True), nn.Linear(64, 10)]
+    head = [
+        nn.Linear(512 * 4, 64),
+        nn.ReLU(True),
+        nn.Dropout(),
+        nn.Linear(64, 64),
+        nn.ReLU(True),
+        nn.Linear(64, 10),
+    ]
     return nn.Sequential(module, nn.Flatten(), *head).double().eval()
 
 
@@ -82,7 +96,11 @@ def test_equals_zennit(name):
         assert_near(seen[rule], by_zennit(module, x, [4], composite()), 1e-9)
     same = {("0", "epsilon")}
     if name == "squeezenet1_1":  # it has no linear layer
-        same |= {("z+", "epsilon_plus"), ("flat", "epsilon_plus_flat"), ("alpha_beta", "epsilon_alpha2_beta1")}
+        same |= {
+            ("z+", "epsilon_plus"),
+            ("flat", "epsilon_plus_flat"),
+            ("alpha_beta", "epsilon_alpha2_beta1"),
+        }
     for a, b in itertools.combinations(seen, 2):
         assert ((a, b) in same) != differs(seen[a], seen[b]), (a, b)
 
@@ -156,7 +174,10 @@ def share(rule, a, w, b, low, high, epsilon=1e-6, gamma=0.25, alpha=2.0, beta=1.
         return [v / (total + (epsilon if total >= 0 else -epsilon)) for v in z]
     if rule == "gamma":
         part, b_part = (pos, b_pos) if total > 0 else (neg, b_neg)
-        return [(v + gamma * q) / (total + gamma * (math.fsum(part) + b_part)) for v, q in zip(z, part, strict=True)]
+        return [
+            (v + gamma * q) / (total + gamma * (math.fsum(part) + b_part))
+            for v, q in zip(z, part, strict=True)
+        ]
     if rule in ("alpha_beta", "z+"):
         alpha, beta = (alpha, beta) if rule == "alpha_beta" else (1, 0)
         P, N = math.fsum(pos) + b_pos, math.fsum(neg) + b_neg
@@ -184,12 +205,17 @@ def by_hand(net, x, target, first, above):
     for R_k, (b, wires) in zip(R_hidden, conv_connections(net.conv, x.shape[1:]), strict=True):
         a = [x[0][at].item() for at, _ in wires]
         low, high = ([bound[0, at[0], 0, 0].item() for at, _ in wires] for bound in (LOW, HIGH))
-        for (at, _), r in zip(wires, share(first, a, [w for _, w in wires], b, low, high), strict=True):
+        for (at, _), r in zip(
+            wires, share(first, a, [w for _, w in wires], b, low, high), strict=True
+        ):
             R[at] += r * R_k
     return R[None]
 
 
-GEOMETRY = [{"stride": 2, "padding": 1, "groups": 1}, {"padding": 1, "dilation": 2, "groups": 3, "stride": 2}]
+GEOMETRY = [
+    {"stride": 2, "padding": 1, "groups": 1},
+    {"padding": 1, "dilation": 2, "groups": 3, "stride": 2},
+]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRY)
@@ -228,7 +254,10 @@ def test_captums_alpha1_beta0_is_wrong_where_inputs_are_negative():
             truth = by_hand(net, x, 2, "z+", "z+")
         assert_near(lrp(net, x, 2, "z+"), truth, 1e-6)
         assert differs(oracle, truth, 1e-6) != agree
-        assert bool((truth * truth.sum() >= 0).all()) and bool((oracle * oracle.sum() < 0).any()) != agree
+        assert (
+            bool((truth * truth.sum() >= 0).all())
+            and bool((oracle * oracle.sum() < 0).any()) != agree
+        )
 
 
 # ---- conservation
@@ -247,14 +276,23 @@ def without_biases(module):
 
 @pytest.mark.parametrize("name", [*SMALL, *FAMILIES])
 def test_without_biases_what_goes_in_comes_out(name):
-    module, x = without_biases(network(name).module), images(name)[:2] if name in SMALL else batch(64, 1)
+    module, x = (
+        without_biases(network(name).module),
+        images(name)[:2] if name in SMALL else batch(64, 1),
+    )
     target = TARGETS[: len(x)]
     S_c = module(x)[range(len(x)), target].detach()
-    rules = ["z+", "deep_taylor", "w2", "flat", "gamma", "epsilon_plus", "0"] if name in SMALL else ["z+", "0"]
+    rules = (
+        ["z+", "deep_taylor", "w2", "flat", "gamma", "epsilon_plus", "0"]
+        if name in SMALL
+        else ["z+", "0"]
+    )
     maps = {rule: lrp(module, x, target, rule) for rule in rules}
     maps["epsilon"] = lrp(module, x, target, "epsilon", epsilon=1e-9)
     for rule, R in maps.items():
-        torch.testing.assert_close(R.sum((1, 2, 3)), S_c, rtol=1e-4, atol=0, msg=lambda s, rule=rule: f"{rule}: {s}")
+        torch.testing.assert_close(
+            R.sum((1, 2, 3)), S_c, rtol=1e-4, atol=0, msg=lambda s, rule=rule: f"{rule}: {s}"
+        )
         assert R.abs().amax((1, 2, 3)).min() > 0
     if name == "mobilenet_v2":
         return  # ReLU6: where it has stopped the gradient is 0, and relevance passes
@@ -264,7 +302,9 @@ def test_without_biases_what_goes_in_comes_out(name):
     assert differs(maps["z+"], gradient_times_x)
 
 
-@pytest.mark.parametrize("name", ["vgg_s", "googlenet_s", "allconv_s", "resnet18", "googlenet", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["vgg_s", "googlenet_s", "allconv_s", "resnet18", "googlenet", "densenet121"]
+)
 def test_alpha_beta_conserves_where_units_have_contributions_of_both_signs(name):
     """Elsewhere (9 inputs, most of them 0) eq. 60 hands down alpha R or -beta R, and so does zennit."""
     module, x = without_biases(network(name).module), images(name)[:1]
@@ -289,7 +329,8 @@ def test_epsilon_is_gradient_times_input_with_batch_norm_and_biases_too(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["shufflenet_v2_x0_5", "mnasnet0_5", "regnet_x_400mf", "inception_v3", "resnext50_32x4d"]
+    "name",
+    ["shufflenet_v2_x0_5", "mnasnet0_5", "regnet_x_400mf", "inception_v3", "resnext50_32x4d"],
 )
 def test_other_families_conserve(name):
     module = without_biases(network(name).module)
@@ -307,7 +348,11 @@ class Spelled(nn.Module):
     def __init__(self, in_place):
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.a, self.b, self.c = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 4, 1),
+        )
         self.na, self.nb, self.fc = nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.Linear(12, 5)
         self.fa, self.nf = nn.Linear(5, 5), nn.BatchNorm1d(5)
         self.relu6, self.in_place = nn.ReLU6(), in_place
@@ -365,7 +410,11 @@ class Net(nn.Module):
     def __init__(self, between, width=4, **parts):
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.between, self.fc = nn.Conv2d(3, 4, 3, padding=1), between, nn.Linear(width, 5)
+        self.conv, self.between, self.fc = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            between,
+            nn.Linear(width, 5),
+        )
         for name, part in parts.items():
             setattr(self, name, part)
 
@@ -448,7 +497,12 @@ def test_max_pooling_gives_all_to_the_winner():
 
 def test_average_pooling_shares_in_proportion():
     x = batch(8, 2)
-    for pool in [nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(3), lambda y: y.sum(3, keepdim=True)]:
+    for pool in [
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, 2, 1),
+        nn.AdaptiveAvgPool2d(3),
+        lambda y: y.sum(3, keepdim=True),
+    ]:
         net = between(lambda y, pool=pool: pool(y.relu()))
         assert_near(lrp(net, x, 2, "0"), lrp_0_with_biases(net, x, 2), 1e-5)
 
@@ -481,15 +535,28 @@ def any_norm(channels, kind=nn.BatchNorm2d):
 def test_batch_norm_becomes_part_of_the_layer_before_it(rule):
     torch.manual_seed(1)
     x = batch(8, 2)
-    a, b, c = (nn.Conv2d(3, 4, 3, groups=g, bias=bias).double() for g, bias in [(1, True), (1, False), (1, True)])
+    a, b, c = (
+        nn.Conv2d(3, 4, 3, groups=g, bias=bias).double()
+        for g, bias in [(1, True), (1, False), (1, True)]
+    )
     c = nn.Conv2d(8, 4, 3, groups=4).double()
-    na, nb, nc, fc, nf = any_norm(4), any_norm(4), any_norm(4), nn.Linear(4, 5).double(), any_norm(5, nn.BatchNorm1d)
+    na, nb, nc, fc, nf = (
+        any_norm(4),
+        any_norm(4),
+        any_norm(4),
+        nn.Linear(4, 5).double(),
+        any_norm(5, nn.BatchNorm1d),
+    )
 
     class Plain(nn.Module):
         def __init__(self, a, b, c, fc, joint=None, after=None, last=None):
             super().__init__()
             self.a, self.b, self.c, self.fc = a, b, c, fc
-            self.joint, self.after, self.last = joint or nn.Identity(), after or nn.Identity(), last or nn.Identity()
+            self.joint, self.after, self.last = (
+                joint or nn.Identity(),
+                after or nn.Identity(),
+                last or nn.Identity(),
+            )
 
         def forward(self, x):
             x = self.joint(torch.cat([self.a(x), self.b(x)], 1)).relu()
@@ -552,12 +619,26 @@ def test_a_function_chooses_by_kind_index_and_name():
         return "zB" if index == 0 else ("gamma", {"gamma": 0.5}) if kind == "conv" else "epsilon"
 
     R = lrp(net, x, 1, choose)
-    weighted = [(n, p) for n, p in net.module.named_modules() if isinstance(p, nn.Conv2d | nn.Linear)]
-    assert met == [("conv" if isinstance(p, nn.Conv2d) else "linear", i, n) for i, (n, p) in enumerate(weighted)]
+    weighted = [
+        (n, p) for n, p in net.module.named_modules() if isinstance(p, nn.Conv2d | nn.Linear)
+    ]
+    assert met == [
+        ("conv" if isinstance(p, nn.Conv2d) else "linear", i, n)
+        for i, (n, p) in enumerate(weighted)
+    ]
     assert_near(R, lrp(net, x, 1, "epsilon_gamma_box", gamma=0.5), 1e-12)
     assert differs(R, lrp(net, x, 1, "epsilon_gamma_box"), 1e-3)
-    shared = lrp(net, x, 1, lambda kind, *_: "gamma" if kind == "conv" else "epsilon", gamma=2, epsilon=0.1)
-    own = lrp(net, x, 1, lambda kind, *_: ("gamma", {"gamma": 2}) if kind == "conv" else ("epsilon", {"epsilon": 0.1}))
+    shared = lrp(
+        net, x, 1, lambda kind, *_: "gamma" if kind == "conv" else "epsilon", gamma=2, epsilon=0.1
+    )
+    own = lrp(
+        net,
+        x,
+        1,
+        lambda kind, *_: (
+            ("gamma", {"gamma": 2}) if kind == "conv" else ("epsilon", {"epsilon": 0.1})
+        ),
+    )
     assert torch.equal(shared, own)
 
 
@@ -566,7 +647,9 @@ def test_rules_that_are_one():
     assert torch.equal(deep_taylor(net, x, 3), lrp(net, x, 3, "deep_taylor"))
     assert torch.equal(deep_taylor(net, x, 3), lrp(net, x, 3, "zB"))
     assert torch.equal(lrp(net, x, 3), lrp(net, x, 3, "epsilon_plus"))
-    other = network("googlenet_s")  # resnet_s has units without a positive contribution; z+ loses nothing there
+    other = network(
+        "googlenet_s"
+    )  # resnet_s has units without a positive contribution; z+ loses nothing there
     assert_near(lrp(other, x, 3, "alpha_beta", alpha=1, beta=0), lrp(other, x, 3, "z+"), 1e-9)
     maps = [lrp(net, x, 3, rule) for rule in COMPOSITES if rule not in ("deep_taylor", "epsilon")]
     assert all(differs(a, b, 1e-3) for a, b in itertools.combinations(maps, 2))
@@ -583,7 +666,11 @@ def test_the_box_comes_from_the_network():
 
 def test_pixels_that_a_linear_layer_takes():
     torch.manual_seed(0)
-    mlp = nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 20), nn.ReLU(), nn.Linear(20, 4)).double().eval()
+    mlp = (
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 20), nn.ReLU(), nn.Linear(20, 4))
+        .double()
+        .eval()
+    )
     x = batch(6, 2)
     assert_near(lrp(mlp, x, 1, "0"), lrp_0_with_biases(mlp, x, 1), 1e-6)
     conv = nn.Conv2d(3, 20, 6).double()
@@ -608,7 +695,9 @@ def test_a_batch_is_its_images_and_types_stay(name):
     R = lrp(small, x.float(), small.classes[3])
     assert R.dtype == torch.float32
     assert_near(R.double(), lrp(net, x, 3), 1e-3)
-    assert torch.equal(lrp(small, x.float()), lrp(small, x.float(), small.predict(x.float()).argmax(1)))
+    assert torch.equal(
+        lrp(small, x.float()), lrp(small, x.float(), small.predict(x.float()).argmax(1))
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -720,7 +809,9 @@ def test_an_operation_without_a_rule_is_named_with_its_place(between_, says):
 
 def test_a_scripted_part_is_not_passed_over():
     net = between(lambda y: y)
-    net.between = torch.jit.trace(nn.Sequential(nn.Conv2d(4, 4, 3).double(), nn.Sigmoid()), net.conv(batch(8, 1)))
+    net.between = torch.jit.trace(
+        nn.Sequential(nn.Conv2d(4, 4, 3).double(), nn.Sigmoid()), net.conv(batch(8, 1))
+    )
     with pytest.raises(InputError, match="works unseen"):
         lrp(net.eval(), batch(8, 1), 2)
 
@@ -756,7 +847,12 @@ def test_a_hook_on_a_part_with_two_inputs():
     class Joined(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second, self.fc, self.add = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 8), Add()
+            self.first, self.second, self.fc, self.add = (
+                nn.Conv2d(3, 4, 3),
+                nn.Conv2d(3, 4, 3),
+                nn.Linear(4, 8),
+                Add(),
+            )
 
         def forward(self, x):
             return self.fc(self.add(self.first(x), self.second(x).relu()).mean((2, 3)))

@@ -29,7 +29,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks")
 
 def peer(method, module, x, target=TARGETS):
     options = {"abs": False} if method == "gradient" else {}
-    return PEERS[method](copy.deepcopy(module)).attribute(x.clone(), torch.tensor(target), **options).detach()
+    return (
+        PEERS[method](copy.deepcopy(module))
+        .attribute(x.clone(), torch.tensor(target), **options)
+        .detach()
+    )
 
 
 def differs(R, plain):
@@ -39,11 +43,15 @@ def differs(R, plain):
 WITH_MODULES = ["vgg_s", "resnet_s", "allconv_s", "vgg11", "resnet18", "squeezenet1_1"]
 
 
-@pytest.mark.parametrize(("method", "name"), [*itertools.product(PEERS, WITH_MODULES), ("gradient", "googlenet_s")])
+@pytest.mark.parametrize(
+    ("method", "name"), [*itertools.product(PEERS, WITH_MODULES), ("gradient", "googlenet_s")]
+)
 def test_equals_captum_where_every_relu_is_a_module(method, name):
     net = network(name)
     side = 128 if name in SMALL else 224
-    x = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(
+        2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     for dtype, tolerance in [(torch.float64, 1e-12), (torch.float32, 1e-5)]:
         module = copy.deepcopy(net.module).to(dtype)
         R = xcnn.METHODS[method](module, x.to(dtype), TARGETS[:2])
@@ -120,11 +128,18 @@ def test_every_spelling_of_relu(method, form, keeps):
     if keeps and not in_place:
         return  # nothing to rely on
     net, x = one_relu(FORMS[form], keeps)
-    A, w = net.conv(x), net.fc.weight[2] / 36  # dS/dA = w / 36 through the mean over 6 x 6 positions
+    A, w = (
+        net.conv(x),
+        net.fc.weight[2] / 36,
+    )  # dS/dA = w / 36 through the mean over 6 x 6 positions
     g = w[None, :, None, None].expand_as(A)
     on = (A > 0) if method == "guided_backprop" else torch.ones_like(A)
     assert A.max() < 6 and (w < 0).any() and (w > 0).any()
-    assert_near(xcnn.METHODS[method](net, x, 2), F.conv_transpose2d(g * on * (g > 0), net.conv.weight).detach(), 1e-12)
+    assert_near(
+        xcnn.METHODS[method](net, x, 2),
+        F.conv_transpose2d(g * on * (g > 0), net.conv.weight).detach(),
+        1e-12,
+    )
 
 
 @every_rule
@@ -171,7 +186,9 @@ def test_one_relu_object_used_twice(method):
     for relu in [(one := nn.ReLU(inplace=True), one), (nn.ReLU(), nn.ReLU()), (F.relu, F.relu)]:
         torch.manual_seed(0)
         maps.append(xcnn.METHODS[method](Twice(*relu).eval().double(), images("resnet_s")[:1], 3))
-    assert torch.equal(maps[0], maps[1]) and torch.equal(maps[1], maps[2]) and maps[0].abs().max() > 0
+    assert (
+        torch.equal(maps[0], maps[1]) and torch.equal(maps[1], maps[2]) and maps[0].abs().max() > 0
+    )
 
 
 # ---- inner units

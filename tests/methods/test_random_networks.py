@@ -109,7 +109,8 @@ class Net(nn.Module):
 
         def conv(c, d, kernel_size, norm, **options):
             return nn.Sequential(
-                nn.Conv2d(c, d, kernel_size, bias=bias, **options), nn.BatchNorm2d(d) if norm else nn.Identity()
+                nn.Conv2d(c, d, kernel_size, bias=bias, **options),
+                nn.BatchNorm2d(d) if norm else nn.Identity(),
             )
 
         def body(kind, c, d, norm, how, options):
@@ -124,7 +125,9 @@ class Net(nn.Module):
                 return conv(c, d, norm=norm, **options)
             return getattr(nn, kind)(**options)
 
-        self.features = nn.Sequential(*[nn.Sequential(body(*stage), relu(stage[4])) for stage in stages])
+        self.features = nn.Sequential(
+            *[nn.Sequential(body(*stage), relu(stage[4])) for stage in stages]
+        )
         self.head = Head(head, *self.last, bias)
         for part in self.modules():
             if isinstance(part, nn.Conv2d | nn.Linear):
@@ -145,7 +148,16 @@ class Net(nn.Module):
 @st.composite
 def plans(draw, relus=RELUS, heads=HEADS, bias=None, deepest=6):
     """A plan for `Net`: sizes fit together, so that every network drawn runs."""
-    kinds = ["conv", "skip", "cat", "split", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d"]
+    kinds = [
+        "conv",
+        "skip",
+        "cat",
+        "split",
+        "MaxPool2d",
+        "AvgPool2d",
+        "AdaptiveAvgPool2d",
+        "AdaptiveMaxPool2d",
+    ]
     one_of = lambda *values: draw(st.sampled_from(values))  # noqa: E731
     size = h, w = draw(st.integers(7, 19)), draw(st.integers(7, 19))
     stages, c = [], 3
@@ -169,7 +181,11 @@ def plans(draw, relus=RELUS, heads=HEADS, bias=None, deepest=6):
             options = {"output_size": (h, w)}
         elif kind != "split":
             k = one_of(*(k for k in (1, 2, 3) if k <= min(h, w)))
-            options = {"kernel_size": k, "stride": one_of(1, 2), "padding": one_of(*range(k // 2 + 1))}
+            options = {
+                "kernel_size": k,
+                "stride": one_of(1, 2),
+                "padding": one_of(*range(k // 2 + 1)),
+            }
         if "stride" in options:
             h, w = ((n + 2 * options["padding"] - k) // options["stride"] + 1 for n in (h, w))
         stages.append((kind, c, d, one_of(False, True), one_of(*relus), options))
@@ -186,7 +202,9 @@ def plans(draw, relus=RELUS, heads=HEADS, bias=None, deepest=6):
 
 def images(net, n=2, seed=0):
     """Normalised pixels, all within the bounds of pixels."""
-    x = torch.rand(n, 3, *net.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = torch.rand(
+        n, 3, *net.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return LOW + x * (HIGH - LOW)
 
 
@@ -204,7 +222,11 @@ def layers(net, at):
 
 @pytest.mark.parametrize("method", xcnn.METHODS)
 @examples(15)
-@given(plan=plans(), n=st.integers(1, 3), targets=st.none() | st.lists(st.integers(0, 3), min_size=3, max_size=3))
+@given(
+    plan=plans(),
+    n=st.integers(1, 3),
+    targets=st.none() | st.lists(st.integers(0, 3), min_size=3, max_size=3),
+)
 def test_promises(method, plan, n, targets):
     net = Net(plan)
     x, targets = images(net, n), targets and targets[:n]
@@ -215,17 +237,27 @@ def test_promises(method, plan, n, targets):
         assert state(net, x) == before
         many = math.prod(net.last[1:]) > 1  # one position has no average to speak of
         if method == "cam":
-            assert "CAM needs a head of global average pooling" in str(error) and (plan[2] == HEADS[2] or not many)
+            assert "CAM needs a head of global average pooling" in str(error) and (
+                plan[2] == HEADS[2] or not many
+            )
         else:  # nothing but single positions
-            assert method in ("grad_cam", "guided_grad_cam", "shap_cam") and "no layer that puts out maps" in str(error)
-            assert all(net.features[: k + 1](x)[0, 0].numel() == 1 for k in range(len(net.features)))
+            assert method in (
+                "grad_cam",
+                "guided_grad_cam",
+                "shap_cam",
+            ) and "no layer that puts out maps" in str(error)
+            assert all(
+                net.features[: k + 1](x)[0, 0].numel() == 1 for k in range(len(net.features))
+            )
         return
     assert R.shape == (n, 3 if method in COLOURED else 1, *net.size)
     assert R.dtype == torch.float64 and torch.isfinite(R).all() and not R.requires_grad
     assert state(net, x) == before
     for k in range(n):
         single = explain(method, net, x[k : k + 1], targets and targets[k])
-        torch.testing.assert_close(single, R[k : k + 1], rtol=1e-6, atol=1e-9 * float(R.abs().max()))
+        torch.testing.assert_close(
+            single, R[k : k + 1], rtol=1e-6, atol=1e-9 * float(R.abs().max())
+        )
     assert explain(method, net.float(), x.float(), targets).dtype == torch.float32
     for parameter in net.parameters():
         parameter.data.zero_()
@@ -266,7 +298,9 @@ def test_grad_cam_by_hand_at_any_layer(plan, c, at):
     (dA,) = torch.autograd.grad(above(A.clone())[:, c].sum(), A)
     L = torch.einsum("nkij,nkyx->nyx", dA, A.detach())[:, None] / A[0, 0].numel()
     for relu in (True, False):
-        wanted = F.interpolate(L.relu() if relu else L, net.size, mode="bilinear", align_corners=False)
+        wanted = F.interpolate(
+            L.relu() if relu else L, net.size, mode="bilinear", align_corners=False
+        )
         R = explain("grad_cam", net, x, c, layer=layer, relu=relu)
         torch.testing.assert_close(R, wanted, rtol=1e-9, atol=1e-12 * float(L.abs().max()))
 
@@ -281,7 +315,11 @@ def test_cam_is_grad_cam_times_the_positions_and_for_no_other_head(plan, c):
         with pytest.raises(InputError, match="CAM needs a head of global average pooling"):
             explain("cam", net, x, c)
         return
-    layer = "head.classify" if net.head.kind == "class maps, average" else f"features.{len(net.features) - 1}"
+    layer = (
+        "head.classify"
+        if net.head.kind == "class maps, average"
+        else f"features.{len(net.features) - 1}"
+    )
     wanted = P * explain("grad_cam", net, x, c, layer=layer, relu=False)
     torch.testing.assert_close(explain("cam", net, x, c, relu=False), wanted, rtol=1e-9, atol=1e-12)
 
@@ -290,7 +328,16 @@ def test_cam_is_grad_cam_times_the_positions_and_for_no_other_head(plan, c):
 @pytest.mark.parametrize("head", ["maximum", "two linear layers"])
 def test_a_network_of_small_numbers_does_not_fool_cam(head, scale):
     """All its values are nearly 0, and so nearly equal."""
-    net = Net(((9, 9), [("conv", 3, 4, False, "module", {"kernel_size": 3})], HEADS[0], (4, 7, 7), False, 0))
+    net = Net(
+        (
+            (9, 9),
+            [("conv", 3, 4, False, "module", {"kernel_size": 3})],
+            HEADS[0],
+            (4, 7, 7),
+            False,
+            0,
+        )
+    )
     with torch.no_grad():
         net.features[0][0][0].weight *= scale
     if head == "maximum":
@@ -363,7 +410,15 @@ def test_few_positions_are_not_taken_for_additive():
               ("cat", 4, 4, False, "module", {})]  # fmt: skip
     net = Net(((7, 7), stages, HEADS[0], (4, 1, 3), True, 0))
     auto, exact = (
-        explain("shap_cam", net, images(net, 1), 0, layer="features.1", score="probability", estimator=estimator)
+        explain(
+            "shap_cam",
+            net,
+            images(net, 1),
+            0,
+            layer="features.1",
+            score="probability",
+            estimator=estimator,
+        )
         for estimator in ("auto", "exact")
     )
     assert auto.values[0].estimator == "permutations"
@@ -372,7 +427,9 @@ def test_few_positions_are_not_taken_for_additive():
 
 def test_maps_inside_a_block_that_ends_in_a_single_position():
     """The usual small network: all layers in one container, the global average last in it."""
-    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.AdaptiveAvgPool2d(1))
+    pooled = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.AdaptiveAvgPool2d(1)
+    )
     net = xcnn.Network(nn.Sequential(pooled, nn.Flatten(), nn.Linear(6, 5)).eval(), size=12)
     assert net.layers == {"0.2": (6, 10, 10)}
     assert xcnn.grad_cam(net.module, torch.randn(1, 3, 12, 12), 2, relu=False).abs().max() > 0
@@ -385,7 +442,9 @@ def test_the_closed_form_is_exact(plan, c, baseline):
     assume(1 < math.prod(net.last[1:]) <= 12)
     layer, x = f"features.{len(net.features) - 1}", images(net, 1)
     closed, exact = (
-        explain("shap_cam", net, x, c, layer=layer, baseline=baseline, estimator=estimator).values[0]
+        explain("shap_cam", net, x, c, layer=layer, baseline=baseline, estimator=estimator).values[
+            0
+        ]
         for estimator in ("auto", "exact")
     )
     assert closed.estimator == "closed form"

@@ -20,7 +20,16 @@ from xcnn.methods.shapley import path
 from tests.helpers.oracles import network, with_maps
 from tests.helpers.places import SMALL
 
-GAP = ["resnet_s", "googlenet_s", "allconv_s", "resnet18", "googlenet", "squeezenet1_1", "mobilenet_v2", "densenet121"]
+GAP = [
+    "resnet_s",
+    "googlenet_s",
+    "allconv_s",
+    "resnet18",
+    "googlenet",
+    "squeezenet1_1",
+    "mobilenet_v2",
+    "densenet121",
+]
 # The end of the big networks, written out: running all of them for every coalition would take minutes.
 HEADS = {
     "resnet18": lambda net, A: net.fc(A.mean((2, 3))),
@@ -31,13 +40,17 @@ HEADS = {
 
 
 def picture(side, seed=0):
-    return torch.randn(1, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        1, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def published(module, layer, x, c, score="logit", zero=False, end=None):
     """The game of the paper, played through the whole network, or through a given end: coalitions (B, P) -> (B,)."""
     seen = []
-    handle = module.get_submodule(layer).register_forward_hook(lambda _m, _i, out: seen.append(out.detach().clone()))
+    handle = module.get_submodule(layer).register_forward_hook(
+        lambda _m, _i, out: seen.append(out.detach().clone())
+    )
     with torch.no_grad():
         scores = module(x)
     handle.remove()
@@ -67,7 +80,10 @@ class Gated(nn.Module):
         self.first, self.scale = nn.Conv2d(3, 8, 3, stride=2), nn.Parameter(torch.full((1,), -0.7))
         self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(blocks))
         self.gates = nn.ModuleList(nn.Linear(8, 8) for _ in range(blocks))
-        self.last, self.head = nn.Identity(), nn.Sequential(nn.Linear(8 * 9, 12), nn.ReLU(), nn.Linear(12, 5))
+        self.last, self.head = (
+            nn.Identity(),
+            nn.Sequential(nn.Linear(8 * 9, 12), nn.ReLU(), nn.Linear(12, 5)),
+        )
 
     def forward(self, x):
         scale, A = self.scale.abs(), self.first(x).relu()
@@ -81,8 +97,16 @@ class Awkward(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.third = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 8, 3)
-        self.relu, self.fc, self.pool = nn.ReLU(), nn.Linear(8, 5), nn.MaxPool2d(2, return_indices=True)
+        self.first, self.second, self.third = (
+            nn.Conv2d(3, 6, 3),
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.Conv2d(6, 8, 3),
+        )
+        self.relu, self.fc, self.pool = (
+            nn.ReLU(),
+            nn.Linear(8, 5),
+            nn.MaxPool2d(2, return_indices=True),
+        )
         self.unpool = nn.MaxUnpool2d(2)
 
     def forward(self, x):
@@ -123,10 +147,14 @@ def test_linear_layers_below_and_a_vector_of_one_number(together, monkeypatch):
     R = xcnn.shap_cam(net, x, 2, layer=layer, estimator="exact", relu=False)
     torch.testing.assert_close(R.values[0].phi.flatten(), phi, rtol=1e-9, atol=1e-12)
     game = Game(Remainder(net, x, layer), 2)
-    assert game.L is None and (game.D is not None) == (together is None)  # the head's own layer has the table
+    assert game.L is None and (game.D is not None) == (
+        together is None
+    )  # the head's own layer has the table
 
 
-@pytest.mark.parametrize("name", [*SMALL, "resnet18", "densenet121", "googlenet", "squeezenet1_1", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", [*SMALL, "resnet18", "densenet121", "googlenet", "squeezenet1_1", "mobilenet_v2"]
+)
 def test_remainder_is_the_rest_of_the_network(name):
     net = network(name)
     x = picture(net.size)
@@ -134,7 +162,9 @@ def test_remainder_is_the_rest_of_the_network(name):
         head = Remainder(net.module, x, layer)
         assert torch.equal(head.S, net.module(x))
         A = torch.cat([head.A, 0.5 * head.A, head.A.roll(1, 2)])
-        torch.testing.assert_close(head(A), with_maps(net.module, layer, x, A), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            head(A), with_maps(net.module, layer, x, A), rtol=1e-9, atol=1e-12
+        )
 
 
 def test_remainder_does_not_run_what_lies_below():
@@ -150,7 +180,11 @@ def test_remainder_does_not_run_what_lies_below():
 
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+            self.a, self.b, self.fc = (
+                nn.Conv2d(3, 4, 3),
+                nn.Conv2d(4, 4, 3, padding=1),
+                nn.Linear(4, 5),
+            )
 
         def forward(self, x):
             n = x.shape[0]
@@ -177,7 +211,13 @@ def test_remainder_does_not_run_what_lies_below():
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
 def test_closed_form_is_the_enumeration_of_all_coalitions(name, baseline):
     net = network(name)
-    side = {"resnet18": 96, "googlenet": 96, "mobilenet_v2": 96, "densenet121": 96, "squeezenet1_1": 63}.get(name, 48)
+    side = {
+        "resnet18": 96,
+        "googlenet": 96,
+        "mobilenet_v2": 96,
+        "densenet121": 96,
+        "squeezenet1_1": 63,
+    }.get(name, 48)
     x = picture(side)
     layer = {"squeezenet1_1": "features.12", "densenet121": "features.norm5"}.get(name, net.layer)
     R = xcnn.shap_cam(net, x, 3, layer, baseline=baseline, relu=False)
@@ -187,7 +227,9 @@ def test_closed_form_is_the_enumeration_of_all_coalitions(name, baseline):
     wanted = shapley.exact(v, 9).view(3, 3)
     assert wanted.abs().max() > 0
     assert (got.phi - wanted).abs().max() <= 1e-10 * max(1, wanted.abs().max())
-    assert torch.equal(R, F.interpolate(got.phi[None, None], (side, side), mode="bilinear", align_corners=False))
+    assert torch.equal(
+        R, F.interpolate(got.phi[None, None], (side, side), mode="bilinear", align_corners=False)
+    )
 
 
 def test_closed_form_on_sixteen_players():
@@ -213,14 +255,21 @@ def test_baseline_zero_is_cam(name):
 @pytest.mark.parametrize("name", ["resnet_s", "vgg_s"])
 def test_exact_is_the_enumeration(name, score):
     net = network(name)
-    if name == "vgg_s":  # a fully connected head wants its own size: ask at a layer of 3 x 3 in a smaller sister
+    if (
+        name == "vgg_s"
+    ):  # a fully connected head wants its own size: ask at a layer of 3 x 3 in a smaller sister
         torch.manual_seed(0)
         head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 12), nn.ReLU(True), nn.Linear(12, 5))
-        module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), head).eval().double()
+        module = (
+            nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), head).eval().double()
+        )
         net, x, layer = xcnn.Network(module, size=8), picture(8), "2"
     else:  # a picture of two classes that compete
         scene = xcnn.scenes.render(9, count=2)
-        x, layer = F.interpolate(net.preprocess(scene.image), (48, 48), mode="area").double(), "layer3"
+        x, layer = (
+            F.interpolate(net.preprocess(scene.image), (48, 48), mode="area").double(),
+            "layer3",
+        )
     R = xcnn.shap_cam(net, x, 3, layer, score=score, estimator="exact", relu=False)
     wanted = shapley.exact(published(net.module, layer, x, 3, score), 9)
     torch.testing.assert_close(R.values[0].phi.flatten(), wanted, rtol=1e-9, atol=1e-12)
@@ -242,7 +291,11 @@ def test_path_integral_against_enumeration(name, baseline, side):
         c = int(net.predict(x).argmax())
         R = xcnn.shap_cam(net, x, c, score="probability", baseline=baseline, relu=False)
         (got,) = R.values
-        exact = xcnn.shap_cam(net, x, c, score="probability", baseline=baseline, estimator="exact").values[0].phi
+        exact = (
+            xcnn.shap_cam(net, x, c, score="probability", baseline=baseline, estimator="exact")
+            .values[0]
+            .phi
+        )
         error = ((got.phi - exact).norm() / exact.norm()).item()
         assert abs(got.phi.sum().item() - got.gain) < 1e-6
         assert error < (0.05 if got.estimator == "Sobol permutations" else 0.1), (got, error)
@@ -258,10 +311,14 @@ def test_second_order_is_better_than_first_and_more_nodes_change_nothing():
     phi, delta = path(0.4 * L, b[0], 2)
     more, _ = path(0.4 * L, b[0], 2, nodes=64)
     off = lambda got: ((got - exact).norm() / exact.norm()).item()  # noqa: E731
-    assert off(phi) < off(path(0.4 * L, b[0], 2, order=1)[0]) / 3, "the second order takes away most of the error"
+    assert off(phi) < off(path(0.4 * L, b[0], 2, order=1)[0]) / 3, (
+        "the second order takes away most of the error"
+    )
     assert off(phi) < delta
     torch.testing.assert_close(phi, more, rtol=1e-6, atol=1e-9)
-    assert phi.sum().item() == pytest.approx((v(torch.ones(1, 12) > 0) - v(torch.zeros(1, 12) > 0)).item(), abs=1e-12)
+    assert phi.sum().item() == pytest.approx(
+        (v(torch.ones(1, 12) > 0) - v(torch.zeros(1, 12) > 0)).item(), abs=1e-12
+    )
 
 
 @functools.cache
@@ -278,10 +335,14 @@ def sharp(factor):
 def test_where_the_path_integral_fails_the_guard_sees_it():
     net, flagged, worst = sharp(6), 0, 0
     for seed in range(8):
-        x = F.interpolate(net.preprocess(xcnn.scenes.render(seed, count=2).image), (64, 64), mode="area")
+        x = F.interpolate(
+            net.preprocess(xcnn.scenes.render(seed, count=2).image), (64, 64), mode="area"
+        )
         c = int(net.predict(x).argmax())
         call = functools.partial(xcnn.shap_cam, net, x, c, score="probability")
-        auto, exact, trusting = (call(estimator=e, samples=1024).values[0] for e in ("auto", "exact", "path"))
+        auto, exact, trusting = (
+            call(estimator=e, samples=1024).values[0] for e in ("auto", "exact", "path")
+        )
         error = lambda got, exact=exact: ((got.phi - exact.phi).norm() / exact.phi.norm()).item()  # noqa: E731
         if auto.estimator == "Sobol permutations":
             flagged += 1
@@ -311,12 +372,22 @@ def test_the_guard_misses_no_failure_among_many():
     for name in ("allconv_s", "googlenet_s", "resnet_s"):
         net = xcnn.load(name)
         for seed in range(5):
-            x = F.interpolate(net.preprocess(xcnn.scenes.render(seed, count=2).image), (48, 48), mode="area")
+            x = F.interpolate(
+                net.preprocess(xcnn.scenes.render(seed, count=2).image), (48, 48), mode="area"
+            )
             head, c = Remainder(net.module, x, net.layer), int(net.predict(x).argmax())
-            for baseline, factor in [("zero", 1), ("zero", 4), ("mean", 4), ("zero", 8), ("mean", 8)]:
+            for baseline, factor in [
+                ("zero", 1),
+                ("zero", 4),
+                ("mean", 4),
+                ("zero", 8),
+                ("mean", 8),
+            ]:
                 game = Game(head, c, baseline=baseline)
                 L, b = factor * game.L, factor * game.b
-                exact = shapley.exact(lambda S, L=L, b=b, c=c: (b + S.double() @ L).softmax(1)[:, c], 9)
+                exact = shapley.exact(
+                    lambda S, L=L, b=b, c=c: (b + S.double() @ L).softmax(1)[:, c], 9
+                )
                 phi, delta = path(L, b, c)
                 if ((phi - exact).norm() / exact.norm()).item() > 0.1:
                     failed += 1
@@ -338,7 +409,9 @@ def test_a_fully_connected_head_goes_by_table_and_gives_the_same(score):
     game = Game(Remainder(net.module, x, net.layer), 3, score)
     assert game.L is None and game.D.shape == (64, 32)
     S = torch.rand(20, 64, generator=torch.Generator().manual_seed(1)) < 0.5
-    torch.testing.assert_close(game(S), published(net.module, net.layer, x, 3, score)(S), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        game(S), published(net.module, net.layer, x, 3, score)(S), rtol=1e-8, atol=1e-10
+    )
 
 
 def test_permutations_through_the_head_find_what_the_published_algorithm_finds():
@@ -347,9 +420,14 @@ def test_permutations_through_the_head_find_what_the_published_algorithm_finds()
     c = int(net.predict(x).argmax())
     call = lambda samples, seed: xcnn.shap_cam(net, x, c, samples=samples, seed=seed).values[0]  # noqa: E731
     got = call(4, 7)
-    phi, error = shapley.permutations(published(net.module, net.layer, x, c), 64, 4, seed=7)  # the same orders
+    phi, error = shapley.permutations(
+        published(net.module, net.layer, x, c), 64, 4, seed=7
+    )  # the same orders
     torch.testing.assert_close(got.phi.flatten(), phi, rtol=1e-8, atol=1e-10)
-    assert got.error == pytest.approx((error.norm() / phi.norm()).item(), rel=1e-6) and got.error > 0.05
+    assert (
+        got.error == pytest.approx((error.norm() / phi.norm()).item(), rel=1e-6)
+        and got.error > 0.05
+    )
     one, two = call(2000, 1), call(2000, 2)
     assert one.estimator == "permutations" and 0 < one.error < 0.05
     assert ((one.phi - two.phi).norm() / one.phi.norm()).item() < 2 * (one.error + two.error)
@@ -360,7 +438,9 @@ def test_an_early_layer_has_neither_table():
     game = Game(Remainder(net.module, x, "layer2"), 3)
     assert game.L is None
     S = torch.rand(10, game.P, generator=torch.Generator().manual_seed(1)) < 0.5
-    torch.testing.assert_close(game(S), published(net.module, "layer2", x, 3)(S), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        game(S), published(net.module, "layer2", x, 3)(S), rtol=1e-8, atol=1e-10
+    )
     values = xcnn.shap_cam(net, x, 3, "layer2", samples=20).values[0]
     assert values.phi.sum().item() == pytest.approx(values.gain, abs=1e-8)
 
@@ -400,7 +480,9 @@ def test_path_integral_on_real_networks(real, name):
     for photo in ("coffee", "temple"):
         x = net.preprocess(xcnn.photos.load(photo))
         (got,) = xcnn.shap_cam(net, x, score="probability").values
-        game = Game(Remainder(net.module, x, net.layer), int(net.predict(x).argmax()), "probability")
+        game = Game(
+            Remainder(net.module, x, net.layer), int(net.predict(x).argmax()), "probability"
+        )
         phi, error = shapley.permutations(game, game.P, 512, sobol=True)
         limit = 3 * error.norm() / phi.norm() + 0.02
         assert (got.phi.flatten() - phi).norm() / phi.norm() < limit

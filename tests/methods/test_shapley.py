@@ -59,9 +59,15 @@ def test_axioms(seed, n, factor):
     phi = shapley.exact(v, n)
     assert phi.sum().item() == pytest.approx(ends(v, n).item(), abs=1e-10), "efficiency"
     both = shapley.exact(lambda S: v(S) + factor * w(S), n)
-    torch.testing.assert_close(both, phi + factor * shapley.exact(w, n), rtol=0, atol=1e-10)  # linearity
-    idle = shapley.exact(lambda S: v(S[:, :n]) + 2 * S[:, n], n + 1)  # one more player, who brings 2 to anyone
-    torch.testing.assert_close(idle, torch.cat([phi, torch.tensor([2.0]).double()]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        both, phi + factor * shapley.exact(w, n), rtol=0, atol=1e-10
+    )  # linearity
+    idle = shapley.exact(
+        lambda S: v(S[:, :n]) + 2 * S[:, n], n + 1
+    )  # one more player, who brings 2 to anyone
+    torch.testing.assert_close(
+        idle, torch.cat([phi, torch.tensor([2.0]).double()]), rtol=0, atol=1e-10
+    )
     if n > 1:
         swapped = [1, 0, *range(2, n)]
         symmetric = shapley.exact(lambda S: v(S) + v(S[:, swapped]), n)
@@ -95,16 +101,24 @@ def test_permutations_of_many_games_at_once():
     for k in range(3):
         one, _ = shapley.permutations(lambda S, k=k: v(S)[:, k], 5, 200)
         torch.testing.assert_close(phi[:, k], one)
-        torch.testing.assert_close(shapley.exact(v, 5)[:, k], shapley.exact(lambda S, k=k: v(S)[:, k], 5))
+        torch.testing.assert_close(
+            shapley.exact(v, 5)[:, k], shapley.exact(lambda S, k=k: v(S)[:, k], 5)
+        )
 
 
 def test_permutations_are_reproducible_and_leave_the_random_state_alone():
     v, state = game(5), torch.get_rng_state()
     first, again, other = (shapley.permutations(v, 5, 20, seed)[0] for seed in (1, 1, 2))
     small = shapley.permutations(v, 5, 20, 1, batch=7)[0]
-    assert torch.equal(first, again) and not torch.equal(first, other) and torch.equal(state, torch.get_rng_state())
+    assert (
+        torch.equal(first, again)
+        and not torch.equal(first, other)
+        and torch.equal(state, torch.get_rng_state())
+    )
     torch.testing.assert_close(first, small)
-    assert shapley.permutations(lambda S: S.sum(1), 5, 20)[1].abs().max() < 1e-12, "an additive game has no spread"
+    assert shapley.permutations(lambda S: S.sum(1), 5, 20)[1].abs().max() < 1e-12, (
+        "an additive game has no spread"
+    )
 
 
 @pytest.mark.parametrize(("call", "says"), [

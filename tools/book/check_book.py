@@ -20,7 +20,10 @@ HTML = ROOT / "_build" / "html"
 def contents():
     """The table of contents: pairs of a part's caption and its pages; the front page has no caption."""
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    parts = [(part["caption"], [chapter["file"] for chapter in part["chapters"]]) for part in toc["parts"]]
+    parts = [
+        (part["caption"], [chapter["file"] for chapter in part["chapters"]])
+        for part in toc["parts"]
+    ]
     return [("", [toc["root"]]), *parts]
 
 
@@ -55,7 +58,9 @@ def broken(path):
         if url.scheme or url.netloc:
             continue
         to = (path.parent / unquote(url.path)).resolve() if url.path else path
-        if not to.is_file() or (to.suffix == ".html" and unquote(url.fragment) not in anchors(to).ids):
+        if not to.is_file() or (
+            to.suffix == ".html" and unquote(url.fragment) not in anchors(to).ids
+        ):
             yield link
 
 
@@ -79,5 +84,7 @@ def faults(page):
 
 
 if __name__ == "__main__":
-    problems = [fault for page in [*pages(), "index", "genindex", "search"] for fault in faults(page)]
+    problems = [
+        fault for page in [*pages(), "index", "genindex", "search"] for fault in faults(page)
+    ]
     sys.exit("\n".join(problems) or 0)

@@ -20,7 +20,9 @@ TIMEOUT = 20  # seconds
 
 def trimmed(address):
     """Without the punctuation of the sentence, or the bracket of the link, that it stands in."""
-    lone = any(address[-1] == end and address.count(end) > address.count(start) for start, end in PAIRS)
+    lone = any(
+        address[-1] == end and address.count(end) > address.count(start) for start, end in PAIRS
+    )
     return trimmed(address[:-1]) if lone or address[-1] in ".,;:!?*_|" else address
 
 
@@ -52,7 +54,13 @@ def answer(address):
         return "unreachable"
     except requests.RequestException as error:
         return str(error)
-    return "ok" if reply.ok else "shut" if reply.status_code in SHUT else f"{reply.status_code} {reply.reason}"
+    return (
+        "ok"
+        if reply.ok
+        else "shut"
+        if reply.status_code in SHUT
+        else f"{reply.status_code} {reply.reason}"
+    )
 
 
 def main():

@@ -60,7 +60,9 @@ def main(paths):
     for path in map(Path, paths):
         text = path.read_text()
         path.with_suffix(".ipynb").write_text(notebook(text))
-        (path.parent / "student" / f"{path.stem}.ipynb").write_text(notebook(without_solutions(text)))
+        (path.parent / "student" / f"{path.stem}.ipynb").write_text(
+            notebook(without_solutions(text))
+        )
     settings = ROOT / "book" / "_config.yml"
     settings.write_text(config(settings.read_text()))
 

@@ -6,7 +6,10 @@ import sys
 
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-ARGS += ["--disable-background-networking", "--disable-component-update"]  # it must ask for nothing but the page
+ARGS += [
+    "--disable-background-networking",
+    "--disable-component-update",
+]  # it must ask for nothing but the page
 
 
 def program():

@@ -46,8 +46,12 @@ def article(page, html, pages):
     for explorer in found.select(".xcnn-explore"):
         data = json.loads(explorer.script.string)
         labels = [label.get_text() for label in explorer.select("label")]
-        chosen = " · ".join(f"{label}: {options[0]}" for label, options in zip(labels, data["options"], strict=True))
-        line = f'<p class="chosen">{escape(chosen)} (the first of {len(data["frames"])} pictures)</p>'
+        chosen = " · ".join(
+            f"{label}: {options[0]}" for label, options in zip(labels, data["options"], strict=True)
+        )
+        line = (
+            f'<p class="chosen">{escape(chosen)} (the first of {len(data["frames"])} pictures)</p>'
+        )
         explorer.form.replace_with(BeautifulSoup(line, "html.parser"))
     for dead in found.select(".headerlink, noscript, script, .xcnn-explore-said"):
         dead.decompose()
@@ -56,7 +60,9 @@ def article(page, html, pages):
     for link in found.select("a[href]"):
         link["href"] = lead(page, link["href"], pages)
     for image in found.select("img"):
-        image.attrs.pop("loading", None)  # what is not on the screen would not be loaded, so not be printed
+        image.attrs.pop(
+            "loading", None
+        )  # what is not on the screen would not be loaded, so not be printed
         if not image["src"].startswith("data:"):
             image["src"] = normpath(join("../html", dirname(page), image["src"]))
     return found
@@ -66,10 +72,20 @@ def unfold(page, found):
     """Open what is folded in an article, but take hints, answers and solutions out: kind -> list of HTML entries."""
     taken = {kind: [] for kind in BACK}
     for k, details in enumerate(found.select("details")):
-        summary, here, there = details.summary.extract(), anchor(page, f"folded-{k}"), anchor(page, f"back-{k}")
-        kind, label, inside = summary.get_text(), summary.decode_contents(), details.decode_contents()
+        summary, here, there = (
+            details.summary.extract(),
+            anchor(page, f"folded-{k}"),
+            anchor(page, f"back-{k}"),
+        )
+        kind, label, inside = (
+            summary.get_text(),
+            summary.decode_contents(),
+            details.decode_contents(),
+        )
         if kind in BACK:
-            label = details.find_previous("strong", string=lambda text: text and text.startswith("Exercise")).get_text()
+            label = details.find_previous(
+                "strong", string=lambda text: text and text.startswith("Exercise")
+            ).get_text()
             line = f'<p class="turn" id="{here}"><a href="#{there}">{kind}: page {NUMBER}</a></p>'
         elif details.find_previous(["h1", "h2", "h3"]).get_text() == "Quiz":
             kind = "Answer"
@@ -92,20 +108,28 @@ def bind(parts, html=HTML):
     config = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())
     pages = [page for _, names in parts for page in names]
     articles = {page: article(page, (html / f"{page}.html").read_text(), pages) for page in pages}
-    articles[pages[0]].h1.string = "Introduction"  # its own heading is the book's title, which has a page to itself
+    articles[
+        pages[0]
+    ].h1.string = "Introduction"  # its own heading is the book's title, which has a page to itself
     titles = {page: found.h1.get_text() for page, found in articles.items()}
     taken = {page: unfold(page, found) for page, found in articles.items()}
     sheets = {page: (titles[page], str(found)) for page, found in articles.items()}
     for kind, title in BACK.items():
-        entries = [(titles[page], "".join(taken[page][kind])) for page in pages if taken[page][kind]]
+        entries = [
+            (titles[page], "".join(taken[page][kind])) for page in pages if taken[page][kind]
+        ]
         if entries:
             text = "".join(f"<h2>{escape(chapter)}</h2>{entry}" for chapter, entry in entries)
             sheets[kind] = title, f'<article class="bd-article"><h1>{title}</h1>{text}</article>'
     listed = [*parts, ("Hints, answers, solutions", [kind for kind in BACK if kind in sheets])]
     return DOCUMENT.format(
         **{key: escape(config[key]) for key in ("title", "author", "copyright")},
-        online="" if repository() == PLACEHOLDER else f'<p><a href="{repository()}">{repository()}</a></p>',
-        contents="".join(_part(caption, [(name, sheets[name][0]) for name in names]) for caption, names in listed),
+        online=""
+        if repository() == PLACEHOLDER
+        else f'<p><a href="{repository()}">{repository()}</a></p>',
+        contents="".join(
+            _part(caption, [(name, sheets[name][0]) for name in names]) for caption, names in listed
+        ),
         feet="\n".join(_foot(k, title) for k, (title, _) in enumerate(sheets.values())),
         sheets="\n".join(
             f'<section class="sheet" id="{name}" style="page: sheet-{k}">{text}</section>'
@@ -116,8 +140,12 @@ def bind(parts, html=HTML):
 
 def _part(caption, sheets):
     """One part in the list of contents."""
-    items = "".join(f'<li><a href="#{name}">{escape(title)}{NUMBER}</a></li>' for name, title in sheets)
-    return (f"<h2>{escape(caption)}</h2>" if caption else "") + f"<ul>{items}</ul>" if sheets else ""
+    items = "".join(
+        f'<li><a href="#{name}">{escape(title)}{NUMBER}</a></li>' for name, title in sheets
+    )
+    return (
+        (f"<h2>{escape(caption)}</h2>" if caption else "") + f"<ul>{items}</ul>" if sheets else ""
+    )
 
 
 def _foot(k, title):
@@ -192,10 +220,18 @@ def press(source, target):
         found, before, places = page.evaluate(LOOK), None, {}
         while places != before:
             page.evaluate(FILL, places)
-            page.pdf(path=target, prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
+            page.pdf(
+                path=target,
+                prefer_css_page_size=True,
+                print_background=True,
+                outline=True,
+                tagged=True,
+            )
             with pikepdf.open(target) as pdf:
                 before, places = places, numbers(pdf)
-    with pikepdf.open(target, allow_overwriting_input=True) as pdf:  # the tags alone are larger than all pictures
+    with pikepdf.open(
+        target, allow_overwriting_input=True
+    ) as pdf:  # the tags alone are larger than all pictures
         pdf.save(target, object_stream_mode=pikepdf.ObjectStreamMode.generate)
     return found
 
@@ -203,7 +239,10 @@ def press(source, target):
 def numbers(pdf):
     """Where the links of a PDF lead: name of a place -> number of its page, from 1."""
     pages = {page.obj.objgen: number for number, page in enumerate(pdf.pages, 1)}
-    return {name.removeprefix("/"): pages[place[0].objgen] for name, place in pdf.Root.get("/Dests", {}).items()}
+    return {
+        name.removeprefix("/"): pages[place[0].objgen]
+        for name, place in pdf.Root.get("/Dests", {}).items()
+    }
 
 
 def faults(target, titles):
@@ -225,7 +264,10 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     source, target = folder / "book.html", folder / "xcnn.pdf"
     source.write_text(bind(contents()))
-    titles = [heading.get_text() for heading in BeautifulSoup(source.read_text(), "html.parser").select("h1")]
+    titles = [
+        heading.get_text()
+        for heading in BeautifulSoup(source.read_text(), "html.parser").select("h1")
+    ]
     return "\n".join(press(source, target) + faults(target, titles)) or 0
 
 

@@ -15,7 +15,9 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the chapters share the processors
     cache = get_cache(ROOT / "_build" / ".jupyter_cache")
     chapters = [ROOT / f"{page}.ipynb" for page in pages() if page.startswith("notebooks/")]
-    for path in reversed(chapters):  # the longest are the last ones: none should be left to run alone
+    for path in reversed(
+        chapters
+    ):  # the longest are the last ones: none should be left to run alone
         cache.add_nb_to_project(str(path))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     executor = load_executor("local-parallel", cache, logging.getLogger("chapters"))

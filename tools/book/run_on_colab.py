@@ -20,7 +20,9 @@ UV = str(ROOT / ".venv" / "bin" / "uv")
 
 
 def versions(python):
-    listing = subprocess.run([UV, "pip", "freeze", "-p", python], check=True, capture_output=True, text=True).stdout
+    listing = subprocess.run(
+        [UV, "pip", "freeze", "-p", python], check=True, capture_output=True, text=True
+    ).stdout
     return dict(line.lower().split("==") for line in listing.splitlines() if "==" in line)
 
 
@@ -44,21 +46,40 @@ def run(pins):
         before = versions(python)
         for path in alone(folder):
             subprocess.run([UV, "pip", "uninstall", "-q", "-p", python, "xcnn"], check=True)
-            command = [python, "-m", "jupyter", "nbconvert", "--to", "notebook", "--inplace", "--execute"]
+            command = [
+                python,
+                "-m",
+                "jupyter",
+                "nbconvert",
+                "--to",
+                "notebook",
+                "--inplace",
+                "--execute",
+            ]
             more = ["--allow-errors", "--ExecutePreprocessor.timeout=900"]
-            subprocess.run([*command, *more, str(path)], check=True, cwd=folder, capture_output=True)
-            outputs = [out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", [])]
+            subprocess.run(
+                [*command, *more, str(path)], check=True, cwd=folder, capture_output=True
+            )
+            outputs = [
+                out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", [])
+            ]
             errors = [f"{out.ename}: {out.evalue}" for out in outputs if out.output_type == "error"]
             if path.stem.startswith("ps"):
                 errors = [error for error in errors if not error.startswith("NotImplementedError")]
             if errors:
                 sys.exit(f"Python {release}: {path.name}: {errors[0]}")
             after = versions(python)
-            changed = {name: (old, after.get(name)) for name, old in before.items() if after.get(name) != old}
+            changed = {
+                name: (old, after.get(name))
+                for name, old in before.items()
+                if after.get(name) != old
+            }
             if changed:
                 sys.exit(f"Python {release}: the set-up cell of {path.name} changed {changed}")
             print(f"Python {release}: {path.name} ran", flush=True)
-        print(f"Python {release}: {len(before)} packages unchanged; added {sorted(after.keys() - before.keys())}")
+        print(
+            f"Python {release}: {len(before)} packages unchanged; added {sorted(after.keys() - before.keys())}"
+        )
 
 
 if __name__ == "__main__":

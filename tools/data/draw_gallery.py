@@ -33,13 +33,18 @@ from tools.data.observe_gallery import observations
 
 FOLDER = ROOT / "data" / "gallery"
 FRAMES_URL = "../_static/frames"  # `make book` copies the frames there
-OPTIONS = {"lime": {"samples": 200, "score": "logit", "seed": 0}}  # the others explain the logit, so LIME does as well
+OPTIONS = {
+    "lime": {"samples": 200, "score": "logit", "seed": 0}
+}  # the others explain the logit, so LIME does as well
 NAMES = {"gradient": "gradient", "deconvnet": "deconvnet", "guided_backprop": "guided backprop", "cam": "CAM",
          "grad_cam": "Grad-CAM", "guided_grad_cam": "Guided Grad-CAM", "shap_cam": "Shap-CAM", "lrp": "LRP",
          "deep_taylor": "deep Taylor", "lime": "LIME", "cnn_fixations": "CNN Fixations"}  # fmt: skip
 RANKS = ["top", "second", "third"]
 CAT, CUP, BOTH = 282, 968, "cat and coffee"
-THINGS = {"tiger cat": CAT, "cup": CUP}  # both are in the picture, whatever a network's top classes are
+THINGS = {
+    "tiger cat": CAT,
+    "cup": CUP,
+}  # both are in the picture, whatever a network's top classes are
 QUESTIONS = {f"{BOTH}: {thing}": (BOTH, c) for thing, c in THINGS.items()} | {
     f"{name}: top class": (name, None) for name in photos.NAMES if name != BOTH
 }
@@ -72,7 +77,11 @@ class Sheet:
         self.name, self.p = net.classes[self.c], net.predict(x)[0, self.c].item()
 
     def title(self):
-        at = f", {self.layer}: {'×'.join(map(str, xcnn.load(self.network).layers[self.layer]))}" if self.layer else ""
+        at = (
+            f", {self.layer}: {'×'.join(map(str, xcnn.load(self.network).layers[self.layer]))}"
+            if self.layer
+            else ""
+        )
         return f"{self.network}{at}\n{self.photograph}: {self.name} ({self.c}), p = {short(self.p)}"
 
     def alt(self):
@@ -88,8 +97,12 @@ class Sheet:
         picture, outline = net.picture(x)[0], () if self.outline is None else (self.outline,)
         panels = [(self.photograph, picture)]
         for label, R in self.maps.items():
-            under = picture if R.shape[1] == 1 else np.ones_like(picture)  # a map of pixels shows edges by itself
-            panels.append((label + self.notes.get(label, ""), under, R / (self.limits[label] or 1), *outline))
+            under = (
+                picture if R.shape[1] == 1 else np.ones_like(picture)
+            )  # a map of pixels shows edges by itself
+            panels.append(
+                (label + self.notes.get(label, ""), under, R / (self.limits[label] or 1), *outline)
+            )
         rows = [panels[k : k + columns] for k in range(0, len(panels), columns)]
         figure = show.grid(rows, limit=1, signed=True, size=size)
         figure.suptitle(self.title(), fontsize=10)
@@ -102,7 +115,11 @@ class Sheet:
         if self.photograph == BOTH:
             for label, R in self.maps.items():
                 numbers[label]["upper"] = upper(R)
-        layer = {"at": self.layer, "shape": xcnn.load(self.network).layers[self.layer]} if self.layer else {}
+        layer = (
+            {"at": self.layer, "shape": xcnn.load(self.network).layers[self.layer]}
+            if self.layer
+            else {}
+        )
         return {"network": self.network, "photograph": self.photograph, "class": [self.c, self.name], "p": self.p,
                 **layer, **self.facts, "maps": numbers}  # fmt: skip
 
@@ -124,7 +141,10 @@ def top(network, photograph):
 def explained(network, photograph, c):
     """The maps of all methods for one class: label -> R."""
     net, x = asked(network, photograph)
-    return {NAMES[name]: method(net, x, c, **OPTIONS.get(name, {})) for name, method in xcnn.METHODS.items()}
+    return {
+        NAMES[name]: method(net, x, c, **OPTIONS.get(name, {}))
+        for name, method in xcnn.METHODS.items()
+    }
 
 
 def short(value):
@@ -188,7 +208,9 @@ def cat_or_cup(asked_for, network):
     every = [explained(network, BOTH, c) for c in THINGS.values()]
     limits = {label: max(full_strength(maps[label]) for maps in every) for label in maps}
     half = halves(next(iter(maps.values())))[asked_for]
-    shares = {label: upper(R) if asked_for == "tiger cat" else 1 - upper(R) for label, R in maps.items()}
+    shares = {
+        label: upper(R) if asked_for == "tiger cat" else 1 - upper(R) for label, R in maps.items()
+    }
     notes = {label: f": {share:.2f}" for label, share in shares.items()}
     return Sheet(network, BOTH, THINGS[asked_for], maps, limits, notes, outline=half)
 
@@ -221,9 +243,24 @@ def rules(question, network):
 
 
 EXPLORERS = {
-    "methods": (methods, 3, (4.6, 7.0), {"photograph": list(photos.NAMES), "class_": RANKS, "network": list(NETWORKS)}),
-    "cat_or_cup": (cat_or_cup, 3, (4.6, 7.0), {"asked_for": list(THINGS), "network": list(NETWORKS)}),
-    "layers": (layers, 2, (4.6, 5.4), {"layer": [4, 3, 2, 1], "question": list(QUESTIONS), "network": list(NETWORKS)}),
+    "methods": (
+        methods,
+        3,
+        (4.6, 7.0),
+        {"photograph": list(photos.NAMES), "class_": RANKS, "network": list(NETWORKS)},
+    ),
+    "cat_or_cup": (
+        cat_or_cup,
+        3,
+        (4.6, 7.0),
+        {"asked_for": list(THINGS), "network": list(NETWORKS)},
+    ),
+    "layers": (
+        layers,
+        2,
+        (4.6, 5.4),
+        {"layer": [4, 3, 2, 1], "question": list(QUESTIONS), "network": list(NETWORKS)},
+    ),
     "rules": (rules, 3, (4.6, 7.6), {"question": list(QUESTIONS), "network": list(NETWORKS)}),
 }
 
@@ -254,7 +291,12 @@ def correlations():
     """How alike maps are: of two classes, of two photographs, of two methods."""
     tops = {(n, q): [explained(n, q, c) for c in top(n, q)] for n in NETWORKS for q in photos.NAMES}
     guided = "Guided Grad-CAM"
-    pairs = [("CAM", "Grad-CAM"), ("LRP", "deep Taylor"), (guided, "guided backprop"), (guided, "Grad-CAM")]
+    pairs = [
+        ("CAM", "Grad-CAM"),
+        ("LRP", "deep Taylor"),
+        (guided, "guided backprop"),
+        (guided, "Grad-CAM"),
+    ]
     return {
         "top and second class": {label: {n: {q: like(tops[n, q][0][label], tops[n, q][1][label]) for q in photos.NAMES}
                                          for n in NETWORKS} for label in NAMES.values()},
@@ -297,7 +339,9 @@ def written(index):
     """The index as text: a line per entry, and per frame."""
     frames_, rest = index["frames"], {key: value for key, value in index.items() if key != "frames"}
     lines = ",\n".join("  " + json.dumps(frame, ensure_ascii=False) for frame in frames_)
-    head = "".join(f' "{key}": {json.dumps(value, ensure_ascii=False)},\n' for key, value in rest.items())
+    head = "".join(
+        f' "{key}": {json.dumps(value, ensure_ascii=False)},\n' for key, value in rest.items()
+    )
     return f'{{\n{head} "frames": [\n{lines}\n ]\n}}\n'
 
 
@@ -306,7 +350,11 @@ def listed(sentences):
 
 
 def main():
-    os.environ |= {"XCNN_EXPLORER": "baked", "XCNN_FRAMES": str(FOLDER), "XCNN_FRAMES_URL": FRAMES_URL}
+    os.environ |= {
+        "XCNN_EXPLORER": "baked",
+        "XCNN_FRAMES": str(FOLDER),
+        "XCNN_FRAMES_URL": FRAMES_URL,
+    }
     index = provenance()  # first, since without weights it ends here
     FOLDER.mkdir(parents=True, exist_ok=True)
     for old in FOLDER.iterdir():
@@ -316,7 +364,9 @@ def main():
     index = rounded(index)
     (FOLDER / "index.json").write_text(written(index))
     (FOLDER / "observations.md").write_text(listed(observations(index)))
-    print(f"{len(index['frames'])} frames in {FOLDER}, {sum(f.stat().st_size for f in FOLDER.iterdir()) / 1e6:.1f} MB")
+    print(
+        f"{len(index['frames'])} frames in {FOLDER}, {sum(f.stat().st_size for f in FOLDER.iterdir()) / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ def frames(index, **what):
 def alike(index, what, maps):
     """The correlations of these maps, for each network as a list."""
     table = index["correlations"][what][maps]
-    return {network: list(row.values()) if isinstance(row, dict) else row for network, row in table.items()}
+    return {
+        network: list(row.values()) if isinstance(row, dict) else row
+        for network, row in table.items()
+    }
 
 
 def all_of(*tables):
@@ -41,11 +44,16 @@ def all_of(*tables):
 
 def cat_or_cup(index):
     def in_cats_half(method, thing):
-        return [frame["maps"][method]["upper"] for frame in frames(index, explorer="cat_or_cup", asked_for=thing)]
+        return [
+            frame["maps"][method]["upper"]
+            for frame in frames(index, explorer="cat_or_cup", asked_for=thing)
+        ]
 
     cat, cup = (in_cats_half("Shap-CAM", thing) for thing in ("tiger cat", "cup"))
     guided = in_cats_half("guided backprop", "cup")
-    blind = zip(in_cats_half("deconvnet", "tiger cat"), in_cats_half("deconvnet", "cup"), strict=True)
+    blind = zip(
+        in_cats_half("deconvnet", "tiger cat"), in_cats_half("deconvnet", "cup"), strict=True
+    )
     shift = max(abs(a - b) for a, b in blind)
     assert min(cat) > 0.9 and max(cup) < 0.2 and min(guided) > 0.5 and shift < 0.02
     return (
@@ -59,7 +67,10 @@ def cat_or_cup(index):
 def second_class(index):
     second = {method: all_of(alike(index, "top and second class", method))
               for method in ("deconvnet", "guided backprop", *CLASS_SPECIFIC)}  # fmt: skip
-    stiff, low = min(second["deconvnet"] + second["guided backprop"]), {m: min(second[m]) for m in CLASS_SPECIFIC}
+    stiff, low = (
+        min(second["deconvnet"] + second["guided backprop"]),
+        {m: min(second[m]) for m in CLASS_SPECIFIC},
+    )
     assert stiff > 0.95 and max(low.values()) < 0.5
     lowest = ", ".join(f"{method} {value:.2f}" for method, value in low.items())
     return (
@@ -72,7 +83,9 @@ def second_class(index):
 
 
 def never_looked(index):
-    deconvnet, guided = (alike(index, "two photographs", method) for method in ("deconvnet", "guided backprop"))
+    deconvnet, guided = (
+        alike(index, "two photographs", method) for method in ("deconvnet", "guided backprop")
+    )
     same, seen = min(deconvnet["mobilenet_v2"]), max(guided["mobilenet_v2"])
     other = max(deconvnet["squeezenet1_1"] + deconvnet["resnet18"])
     assert same > 0.99 and max(other, seen) < 0.3
@@ -91,7 +104,12 @@ def fewer_pictures(index):
     twins, cousins = min(pair("CAM", "Grad-CAM")), min(pair("LRP", "deep Taylor"))
     fine, coarse = pair("Guided Grad-CAM", "guided backprop"), pair("Guided Grad-CAM", "Grad-CAM")
     closer = sum(map(operator.gt, fine, coarse))
-    assert twins > 0.99999 and cousins > 0.9 and mean(fine) > mean(coarse) + 0.2 and closer > 0.8 * len(fine)
+    assert (
+        twins > 0.99999
+        and cousins > 0.9
+        and mean(fine) > mean(coarse) + 0.2
+        and closer > 0.8 * len(fine)
+    )
     return (
         "**Eleven names, fewer pictures.** (Figure 1) All three networks end in a global average, so CAM and "
         "Grad-CAM differ by a factor only. Seen from afar, where the energy lies in 14 by 14 cells, LRP with its "
@@ -105,12 +123,19 @@ def late_layers(index):
     def moved(layer):
         cat, cup = (frames(index, explorer="layers", layer=layer, question=f"cat and coffee: {thing}")
                     for thing in ("tiger cat", "cup"))  # fmt: skip
-        upper = [[frame["maps"]["Grad-CAM"]["upper"] for frame in of_thing] for of_thing in (cat, cup)]
+        upper = [
+            [frame["maps"]["Grad-CAM"]["upper"] for frame in of_thing] for of_thing in (cat, cup)
+        ]
         return [a - b for a, b in zip(*upper, strict=True)]
 
     late, early = moved(4), [abs(share) for share in moved(1)]
-    sides = [[frame["shape"][1] for frame in frames(index, explorer="layers", layer=layer)] for layer in (4, 1)]
-    assert min(late) > max(early) and all(8 * last <= first for last, first in zip(*sides, strict=True))
+    sides = [
+        [frame["shape"][1] for frame in frames(index, explorer="layers", layer=layer)]
+        for layer in (4, 1)
+    ]
+    assert min(late) > max(early) and all(
+        8 * last <= first for last, first in zip(*sides, strict=True)
+    )
     return (
         "**Late layers know which class was asked.** (Figure 3) From the cup to the cat, Grad-CAM at the "
         f"last layer moves {at_least(min(late))} or more of its energy into the cat's half. At the earliest layer "

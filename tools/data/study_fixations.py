@@ -32,7 +32,10 @@ def rows(net, data):
     """A row for each picture and category that the network gets right."""
     for category, kinds in coco.class_map().items():
         for image in data.ids(category) if category in data.categories else []:
-            x, mask = net.preprocess(data.image(image)), mask_as_seen(data.mask(image, category), net.size)
+            x, mask = (
+                net.preprocess(data.image(image)),
+                mask_as_seen(data.mask(image, category), net.size),
+            )
             c = net.predict(x).argmax().item()
             if c in kinds and mask.any():
                 mask = dilated(mask, 0.2)

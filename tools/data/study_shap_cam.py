@@ -37,12 +37,16 @@ def mean_gain(game, orders):
     L, b = game.L.float(), game.b.float()
     scores = b + torch.cat([torch.zeros(len(orders), 1, L.shape[1]), L[orders]], 1).cumsum(1)
     p = (scores[..., game.c] - scores.logsumexp(2)).exp()
-    return torch.zeros(game.P).index_add_(0, orders.flatten(), p.diff(dim=1).flatten()).double() / len(orders)
+    return torch.zeros(game.P).index_add_(
+        0, orders.flatten(), p.diff(dim=1).flatten()
+    ).double() / len(orders)
 
 
 def reference_values(game, length=512, longest=2**13):
     """phi (P,) and its standard error as a share of |phi|, from how much independent Sobol sequences differ."""
-    sequences = [torch.quasirandom.SobolEngine(game.P, scramble=True, seed=seed) for seed in range(SEQUENCES)]
+    sequences = [
+        torch.quasirandom.SobolEngine(game.P, scramble=True, seed=seed) for seed in range(SEQUENCES)
+    ]
     total, drawn = torch.zeros(SEQUENCES, game.P, dtype=torch.float64), 0
     while True:
         for phi, points in zip(total, sequences, strict=True):
@@ -59,8 +63,12 @@ def reference_values(game, length=512, longest=2**13):
 def pictures(folder, count=40):
     """name -> PIL image: the photographs, and the first images of a COCO folder that show a class of ImageNet."""
     data = coco.Folder(folder)
-    ids = sorted({i for name in coco.class_map() if name in data.categories for i in data.ids(name)})[:count]
-    return {name: photos.load(name) for name in photos.NAMES} | {f"COCO {i}": data.image(i) for i in ids}
+    ids = sorted(
+        {i for name in coco.class_map() if name in data.categories for i in data.ids(name)}
+    )[:count]
+    return {name: photos.load(name) for name in photos.NAMES} | {
+        f"COCO {i}": data.image(i) for i in ids
+    }
 
 
 def case(net, image):
@@ -72,7 +80,9 @@ def case(net, image):
     reference, error = reference_values(game)
     first, second = path(game.L, game.b, c, order=1)[0], path(game.L, game.b, c)
     values = xcnn.shap_cam(net, x, c, score="probability").values[0]
-    cam = game.L[:, c] * (reference.abs().sum() / game.L[:, c].abs().sum())  # CAM less its mean, on the same scale
+    cam = game.L[:, c] * (
+        reference.abs().sum() / game.L[:, c].abs().sum()
+    )  # CAM less its mean, on the same scale
     return {
         "class": net.classes[c], "p": head.S.softmax(1)[0, c].item(), "delta": second[1], "reference": error,
         "first": off(first, reference), "second": off(second[0], reference), "cam": off(cam, reference),
@@ -95,12 +105,17 @@ def seconds(net, image, rounds=5):
         "table": (64, lambda: game(coalitions)),
         "Sobol order": (256, lambda: shapley.permutations(game, game.P, 256, sobol=True)),
         "path": (1, lambda: path(game.L, game.b, game.c)),
-        "shap_cam": (1, lambda: xcnn.shap_cam(net, x, game.c, score="probability", estimator="path")),
+        "shap_cam": (
+            1,
+            lambda: xcnn.shap_cam(net, x, game.c, score="probability", estimator="path"),
+        ),
         "forward": (1, lambda: net.module(x)),
     }
     best = dict.fromkeys(calls, float("inf"))
     with torch.no_grad():
-        for _ in range(rounds + 1):  # side by side; the quickest round, since other work only ever slows one down
+        for _ in range(
+            rounds + 1
+        ):  # side by side; the quickest round, since other work only ever slows one down
             for name, (times, call) in calls.items():
                 start = time.perf_counter()
                 call()
@@ -117,7 +132,9 @@ if __name__ == "__main__":
     for name, picture in tqdm([(name, picture) for name in REAL for picture in images]):
         net = xcnn.load(name)
         if (name, picture) not in done:
-            results["cases"].append({"network": name, "picture": picture, **case(net, images[picture])})
+            results["cases"].append(
+                {"network": name, "picture": picture, **case(net, images[picture])}
+            )
         if name not in results["seconds"]:
             results["seconds"][name] = seconds(net, images[picture])
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")

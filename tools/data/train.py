@@ -30,7 +30,14 @@ def render_many(n, seed, workers, dataset=scenes.dataset):
     """dataset(n, seed), rendered in chunks by several processes."""
     starts = range(seed, seed + n, 500)
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(tqdm(pool.map(partial(dataset, 500), starts), total=len(starts), desc="scenes", unit="x500"))
+        parts = list(
+            tqdm(
+                pool.map(partial(dataset, 500), starts),
+                total=len(starts),
+                desc="scenes",
+                unit="x500",
+            )
+        )
     images, labels = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
     return torch.from_numpy(images), torch.from_numpy(labels)
 
@@ -53,7 +60,9 @@ def archive(n, seed):
 def with_tags(n, seed):
     """As scenes.dataset, a tag on every picture."""
     images, labels = scenes.dataset(n, seed)
-    drawn = (scenes.Scene(Image.fromarray(image), (), np.zeros((1, 128, 128), bool)) for image in images)
+    drawn = (
+        scenes.Scene(Image.fromarray(image), (), np.zeros((1, 128, 128), bool)) for image in images
+    )
     return np.stack([scenes.tagged(one, seed + k)[0] for k, one in enumerate(drawn)]), labels
 
 
@@ -82,7 +91,9 @@ def cheats(module, render):
         found[title] = {
             "top1": round(accuracy(module, images, labels), 4),
             "pizzas_found": round(accuracy(module, images[is_pizza], labels[is_pizza]), 4),
-            "others_called_pizza": round(accuracy(module, images[~is_pizza], to_pizza[~is_pizza]), 4),
+            "others_called_pizza": round(
+                accuracy(module, images[~is_pizza], to_pizza[~is_pizza]), 4
+            ),
         }
     return found
 
@@ -93,7 +104,9 @@ def train(name, images, labels, epochs, batch=64):
     module = small_networks.build(name, len(scenes.CLASSES))
     optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=5e-2)
     steps = epochs * (len(labels) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 3e-3, total_steps=steps, pct_start=0.2
+    )
     log = []
     for epoch in range(epochs):
         module.train()
@@ -103,7 +116,9 @@ def train(name, images, labels, epochs, batch=64):
             desc=f"{name} {epoch}",
             leave=False,
         ):
-            loss = F.cross_entropy(module(prepare(images[index])), labels[index], label_smoothing=0.05)
+            loss = F.cross_entropy(
+                module(prepare(images[index])), labels[index], label_smoothing=0.05
+            )
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(module.parameters(), 2.0)
@@ -122,17 +137,24 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    render = cache(lambda n, seed, dataset=scenes.dataset: render_many(n, seed, args.workers, dataset))
+    render = cache(
+        lambda n, seed, dataset=scenes.dataset: render_many(n, seed, args.workers, dataset)
+    )
     record = DATA / "results" / "small_networks.json"
     results = json.loads(record.read_text()) if record.exists() else {}
     for name in args.networks:
         tagged = name == TAGGED
-        count, epochs, dataset = (3_000, 6, archive) if tagged else (args.scenes, args.epochs, scenes.dataset)
+        count, epochs, dataset = (
+            (3_000, 6, archive) if tagged else (args.scenes, args.epochs, scenes.dataset)
+        )
         held_out = 1_000 if tagged else 2_000
         module, log = train(name, *render(count, TRAIN, dataset), epochs)
         path = DATA / "weights" / f"{name}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        half = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
+        half = {
+            key: value.half() if value.is_floating_point() else value
+            for key, value in module.state_dict().items()
+        }
         save_file(half, path)
         # Judge what was stored, not what was trained: half precision rounds.
         small_networks.restore(module, path)

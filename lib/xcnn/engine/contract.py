@@ -17,17 +17,27 @@ def check(module, x):
     :raises InputError: naming what is wrong and what to do
     """
     for name, part in module.named_modules():
-        if part.training and type(part) is not torch.nn.Module:  # torch.fx leaves empty shells in train mode
+        if (
+            part.training and type(part) is not torch.nn.Module
+        ):  # torch.fx leaves empty shells in train mode
             raise InputError(
                 f"{'the network' if not name else repr(name)} is in train mode; call .eval() on the model first"
             )
     if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
         got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-        raise InputError(f"x must be a tensor of shape (N, 3, H, W), got {got}; net.preprocess(image) makes one")
+        raise InputError(
+            f"x must be a tensor of shape (N, 3, H, W), got {got}; net.preprocess(image) makes one"
+        )
     if not x.is_floating_point():
-        raise InputError(f"x must be float, got {x.dtype}; net.preprocess(image) scales and normalises")
-    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():  # the sum is quick, and hardly ever overflows
-        raise InputError("x holds NaN or infinite values; check how the image was loaded and normalised")
+        raise InputError(
+            f"x must be float, got {x.dtype}; net.preprocess(image) scales and normalises"
+        )
+    if (
+        not torch.isfinite(x.sum()) and not torch.isfinite(x).all()
+    ):  # the sum is quick, and hardly ever overflows
+        raise InputError(
+            "x holds NaN or infinite values; check how the image was loaded and normalised"
+        )
 
 
 def run(module, x):
@@ -39,7 +49,9 @@ def run(module, x):
         S = module(x)
     except RuntimeError as error:
         if "too small" in str(error) or "can't be greater than actual input size" in str(error):
-            raise InputError(f"an image of {x.shape[2]}x{x.shape[3]} is too small for this network: {error}") from error
+            raise InputError(
+                f"an image of {x.shape[2]}x{x.shape[3]} is too small for this network: {error}"
+            ) from error
         if "shapes cannot be multiplied" in str(error):
             raise InputError(
                 f"an image of {x.shape[2]}x{x.shape[3]} does not fit this network's fully connected layers: {error}; "
@@ -54,7 +66,9 @@ def run(module, x):
         raise
     if not isinstance(S, torch.Tensor) or S.ndim != 2 or len(S) != len(x):
         got = tuple(S.shape) if isinstance(S, torch.Tensor) else type(S).__name__
-        raise InputError(f"the network must return class scores of shape (N, K); for {len(x)} images it returned {got}")
+        raise InputError(
+            f"the network must return class scores of shape (N, K); for {len(x)} images it returned {got}"
+        )
     return S
 
 
@@ -64,7 +78,11 @@ def own_grad_mode(enabled):
 
     The caller's random numbers go on as if nothing had been drawn, also where dropout is always on.
     """
-    with torch.inference_mode(False), torch.set_grad_enabled(enabled), torch.random.fork_rng(devices=[]):
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(enabled),
+        torch.random.fork_rng(devices=[]),
+    ):
         yield
 
 
@@ -82,7 +100,11 @@ def class_indices(S, target, classes=()):
         return S.argmax(1)
     if hasattr(target, "tolist"):  # of torch or NumPy
         target = target.tolist()
-    many = list(target) if not isinstance(target, (str, int)) and hasattr(target, "__iter__") else [target] * N
+    many = (
+        list(target)
+        if not isinstance(target, (str, int)) and hasattr(target, "__iter__")
+        else [target] * N
+    )
     if len(many) != N:
         raise InputError(f"{len(many)} targets for {N} images; give one for all or one per image")
     return torch.tensor([_class_index(one, K, classes) for one in many], device=S.device)
@@ -134,7 +156,15 @@ def unit_values(A, layer, unit):
         index = tuple(map(operator.index, unit if isinstance(unit, tuple | list) else [unit]))
     except TypeError:
         index = ()
-    if len(index) not in (1, A.ndim - 1) or not all(0 <= i < n for i, n in zip(index, A.shape[1:], strict=False)):
+    if len(index) not in (1, A.ndim - 1) or not all(
+        0 <= i < n for i, n in zip(index, A.shape[1:], strict=False)
+    ):
         what = "channel" if A.ndim == 2 else "channel or (channel, y, x)"
-        raise InputError(f"no unit {unit!r} in layer {layer!r}: give {what}, each less than {tuple(A.shape[1:])}")
-    return A[(slice(None), *index)].flatten(1).max(1).values if len(index) < A.ndim - 1 else A[(slice(None), *index)]
+        raise InputError(
+            f"no unit {unit!r} in layer {layer!r}: give {what}, each less than {tuple(A.shape[1:])}"
+        )
+    return (
+        A[(slice(None), *index)].flatten(1).max(1).values
+        if len(index) < A.ndim - 1
+        else A[(slice(None), *index)]
+    )

@@ -11,12 +11,18 @@ def as_it_is(func, args, kwargs):
     return max_pool(*args, **kwargs) if func is F.max_pool2d else func(*args, **kwargs)
 
 
-def max_pool(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+def max_pool(
+    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
+):
     """F.max_pool2d, its values and switches, on a CPU several times as quick: all channels are searched at once."""
     if return_indices or input.ndim != 4 or input.device.type != "cpu":
-        return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return F.max_pool2d(
+            input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        )
     sides = (kernel_size, stride or kernel_size, padding, dilation)
-    return _MaxPool.apply(input, *([v, v] if isinstance(v, int) else list(v) for v in sides), ceil_mode)
+    return _MaxPool.apply(
+        input, *([v, v] if isinstance(v, int) else list(v) for v in sides), ceil_mode
+    )
 
 
 class _MaxPool(torch.autograd.Function):
@@ -24,7 +30,9 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, *how):
-        y, switches = torch.ops.aten.max_pool2d_with_indices(x.contiguous(memory_format=torch.channels_last), *how)
+        y, switches = torch.ops.aten.max_pool2d_with_indices(
+            x.contiguous(memory_format=torch.channels_last), *how
+        )
         ctx.how = how
         ctx.save_for_backward(x, switches.contiguous())
         return y.contiguous()
@@ -32,12 +40,16 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         x, switches = ctx.saved_tensors
-        return torch.ops.aten.max_pool2d_with_indices_backward(g, x, *ctx.how, switches), *[None] * len(ctx.how)
+        return torch.ops.aten.max_pool2d_with_indices_backward(g, x, *ctx.how, switches), *[
+            None
+        ] * len(ctx.how)
 
 
 def run_many(module, x):
     """`run` for many pictures, without gradients: with channels last in memory, up to three times as quick on a CPU."""
     try:
-        return run(module, x.clone(memory_format=torch.channels_last))  # a copy: a network may work in place
+        return run(
+            module, x.clone(memory_format=torch.channels_last)
+        )  # a copy: a network may work in place
     except RuntimeError:  # it looks at maps as they lie in memory, by `view`
         return run(module, x.clone(memory_format=torch.contiguous_format))

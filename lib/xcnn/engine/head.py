@@ -29,13 +29,17 @@ class Remainder:
         def remember(func, args, kwargs):
             result = func(*args, **kwargs)
             if not busy:
-                made.append(tree_map(lambda v: Kept(v) if isinstance(v, torch.Tensor) else v, result))
+                made.append(
+                    tree_map(lambda v: Kept(v) if isinstance(v, torch.Tensor) else v, result)
+                )
             return result
 
         def done(_module, _inputs, A):
             nonlocal busy
             busy = True  # these copies are not the network's
-            self.memory = [tree_map(lambda v: v.now() if isinstance(v, Kept) else v, result) for result in made]
+            self.memory = [
+                tree_map(lambda v: v.now() if isinstance(v, Kept) else v, result) for result in made
+            ]
             self.A, self.runs = A.clone(), self.runs + 1
             busy = False
 
@@ -48,7 +52,9 @@ class Remainder:
         x, above = self.x.expand(B, -1, -1, -1), object()
 
         def again(v):
-            one = v.ndim > 1 and len(v) == 1  # of the one image; a vector of one number fits any batch
+            one = (
+                v.ndim > 1 and len(v) == 1
+            )  # of the one image; a vector of one number fits any batch
             v = v.expand(B, *v.shape[1:]) if one else v.expand_as(v)
             given[id(v)] = v
             return v
@@ -60,7 +66,9 @@ class Remainder:
             if next(tensors([result]), None) is not None:  # a tuple, such as values and switches
                 return tree_map(lambda v: again(v) if isinstance(v, torch.Tensor) else v, result)
             first = next(tensors([*args, *kwargs.values()]), None)
-            if result is above and id(first) in given:  # a call may write to it, but not to the memory
+            if (
+                result is above and id(first) in given
+            ):  # a call may write to it, but not to the memory
                 first.data = given.pop(id(first)).clone()
             return func(*args, **kwargs)
 

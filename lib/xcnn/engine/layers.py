@@ -57,7 +57,9 @@ def capture(module, layer, cut=True):
 
     def take(_module, _inputs, output):
         if not isinstance(output, torch.Tensor):
-            raise InputError(f"layer {layer!r} puts out {type(output).__name__}, not a tensor; choose another layer")
+            raise InputError(
+                f"layer {layer!r} puts out {type(output).__name__}, not a tensor; choose another layer"
+            )
         if cut:
             torch.set_grad_enabled(True)
         seen[:] = [output.detach().clone().requires_grad_() if cut else output.clone()]
@@ -66,7 +68,9 @@ def capture(module, layer, cut=True):
     with hooked([(find_layer(module, layer), take)]):
         yield seen
     if not seen:
-        raise InputError(f"layer {layer!r} does not run when this network classifies an image; choose another layer")
+        raise InputError(
+            f"layer {layer!r} does not run when this network classifies an image; choose another layer"
+        )
 
 
 def spatial_layers(module, like):
@@ -86,17 +90,43 @@ def spatial_layers(module, like):
     def note(name):
         def hook(_module, inputs, output):
             before = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
-            if isinstance(output, torch.Tensor) and output.ndim == 4 and before is not None and before.ndim == 4:
-                same = before.shape == output.shape and bool(torch.equal(before, output)) and before is not output
-                ran.append((name, tuple(before.shape[2:]), tuple(output.shape[1:]), same and not _has_weights(_module)))
+            if (
+                isinstance(output, torch.Tensor)
+                and output.ndim == 4
+                and before is not None
+                and before.ndim == 4
+            ):
+                same = (
+                    before.shape == output.shape
+                    and bool(torch.equal(before, output))
+                    and before is not output
+                )
+                ran.append(
+                    (
+                        name,
+                        tuple(before.shape[2:]),
+                        tuple(output.shape[1:]),
+                        same and not _has_weights(_module),
+                    )
+                )
 
         return hook
 
-    with hooked([(part, note(name)) for name, part in module.named_modules() if name]), own_grad_mode(False):
-        run(module, torch.randn(1, *like.shape[1:], generator=torch.Generator().manual_seed(0)).to(like))
+    with (
+        hooked([(part, note(name)) for name, part in module.named_modules() if name]),
+        own_grad_mode(False),
+    ):
+        run(
+            module,
+            torch.randn(1, *like.shape[1:], generator=torch.Generator().manual_seed(0)).to(like),
+        )
 
     def sizes(block):
-        inside = [(before, after[1:]) for name, before, after, _ in ran if f"{name}.".startswith(f"{block}.")]
+        inside = [
+            (before, after[1:])
+            for name, before, after, _ in ran
+            if f"{name}.".startswith(f"{block}.")
+        ]
         return {size for pair in inside for size in pair if size > (1, 1)}
 
     names = [name for name, *_ in ran]

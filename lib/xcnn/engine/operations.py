@@ -12,7 +12,12 @@ from ..errors import InputError
 def _every(names):
     """These functions wherever torch has them, in place or not."""
     spelled = [name + end for name in names.split() for end in ("", "_")]
-    return [getattr(at, name) for at in (torch, torch.Tensor, F) for name in spelled if hasattr(at, name)]
+    return [
+        getattr(at, name)
+        for at in (torch, torch.Tensor, F)
+        for name in spelled
+        if hasattr(at, name)
+    ]
 
 
 def _relu(inplace=False):
@@ -28,16 +33,24 @@ def _threshold(threshold, value, inplace=False):
 
 
 def _clamp(min=None, max=None):
-    stops_at_6 = isinstance(max, int | float) and max == 6  # with another top it is a gate, or keeps values in bounds
+    stops_at_6 = (
+        isinstance(max, int | float) and max == 6
+    )  # with another top it is a gate, or keeps values in bounds
     return min if max is None or stops_at_6 else None
 
 
 # every call that may be a ReLU -> the bound below which it lets nothing through, read from its other arguments
-RELUS = dict.fromkeys([F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu6], _relu)
+RELUS = dict.fromkeys(
+    [F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu6], _relu
+)
 RELUS |= dict.fromkeys([F.hardtanh, F.hardtanh_], _hardtanh)  # nn.ReLU6 is a hardtanh from 0 to 6
 RELUS |= dict.fromkeys([F.threshold, F.threshold_, torch.threshold, torch.threshold_], _threshold)
-RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp, at.clamp_, at.clip, at.clip_)], _clamp)
-RELUS |= dict.fromkeys([f for at in (torch, torch.Tensor) for f in (at.clamp_min, at.clamp_min_)], _clamp)
+RELUS |= dict.fromkeys(
+    [f for at in (torch, torch.Tensor) for f in (at.clamp, at.clamp_, at.clip, at.clip_)], _clamp
+)
+RELUS |= dict.fromkeys(
+    [f for at in (torch, torch.Tensor) for f in (at.clamp_min, at.clamp_min_)], _clamp
+)
 
 
 COVERED = {
@@ -53,7 +66,9 @@ COVERED = {
         torch.Tensor.T.__get__,
         torch.Tensor.mT.__get__,
     ],
-    "maximum": _every("max_pool2d adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices amax"),
+    "maximum": _every(
+        "max_pool2d adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices amax"
+    ),
     "average": _every("mean sum avg_pool2d adaptive_avg_pool2d"),
     "convolution": [F.conv2d],
     "linear": [F.linear],

@@ -29,7 +29,9 @@ class ReLURule:
 
 def watched(relu, x, hook):
     """The ReLU as it is; on the way back its hook sees what passes."""
-    own = x.clone() if x._is_view() else x  # in place on a view, autograd would put other steps behind the ReLU's
+    own = (
+        x.clone() if x._is_view() else x
+    )  # in place on a view, autograd would put other steps behind the ReLU's
     y = relu(own)
     if y.grad_fn is not None:
         y.grad_fn.register_hook(hook)

@@ -23,7 +23,10 @@ FIRST, LAST = ["student", "number", "status", "score", "max"], ["detail", "file"
 def grade(submission, graded, limits, sandboxed=True, hide=()):
     """Run and score one submission: (row of the table, cells for the feedback)."""
     tests = [want for want in graded if want.test]
-    row = dict.fromkeys([want.id for want in tests], 0) | {"student": submission.student, "number": submission.number}
+    row = dict.fromkeys([want.id for want in tests], 0) | {
+        "student": submission.student,
+        "number": submission.number,
+    }
     row |= {"score": 0, "max": total(tests), "file": submission.file}
     if submission.data is None:
         status = "not a notebook" if submission.problem else "missing"
@@ -62,7 +65,9 @@ def grade(submission, graded, limits, sandboxed=True, hide=()):
     notes = ["repaired: " + "; ".join(notes)] if notes else []
     cut = [f"output cut at {limits.output / 1e6:g} MB"] if outcome.cut else []
     by_hand = [
-        f"to be read by hand: {want.id}" for want in graded if want.solution and want.node.metadata.nbgrader.grade
+        f"to be read by hand: {want.id}"
+        for want in graded
+        if want.solution and want.node.metadata.nbgrader.grade
     ]
     row["score"] = tidy(sum(row[want.id] for want in tests))
     row["status"] = outcome.status or ("repaired" if notes else "ok")
@@ -82,14 +87,22 @@ def score(want, part, code, replies):
             return 0, "This test did not run.", "did not run"
         # The reply tells how a cell ended even where its error was kept from being shown.
         if reply["status"] != "ok":
-            said = sandbox.first_line(f"{reply.get('ename', reply['status'])}: {reply.get('evalue', '')}", 120)
-            return 0, "A hidden test failed." if hidden else "The test failed.", "hidden: " * hidden + said
+            said = sandbox.first_line(
+                f"{reply.get('ename', reply['status'])}: {reply.get('evalue', '')}", 120
+            )
+            return (
+                0,
+                "A hidden test failed." if hidden else "The test failed.",
+                "hidden: " * hidden + said,
+            )
     node = new_cell("code", "")
     node.metadata.nbgrader = dict(want.node.metadata.nbgrader, points=want.points)
     # A warning is no failure, and the value of a test is that of its last part.
     node.outputs = [out for out in code[runs[-1]].outputs if out.output_type != "stream"]
     for out in node.outputs:
-        if out.output_type == "execute_result" and not within(out.data.get("text/plain"), want.points):
+        if out.output_type == "execute_result" and not within(
+            out.data.get("text/plain"), want.points
+        ):
             return 0, "This test gave no number of points.", "its value is no number of points"
     return determine_grade(node)[0], "", ""
 
@@ -130,7 +143,11 @@ def load(out, columns):
         reader = csv.DictReader(file)
         if not {"student", "hash"} <= set(reader.fieldnames or ()):
             raise InputError(f"{out} is not a table of grades; choose another name with --out")
-        return {(row["student"], row["number"], row["hash"]): row for row in reader if set(columns) == set(row)}
+        return {
+            (row["student"], row["number"], row["hash"]): row
+            for row in reader
+            if set(columns) == set(row)
+        }
 
 
 def save(out, rows, columns):
@@ -146,7 +163,9 @@ def save(out, rows, columns):
 
 def fingerprint(submission, source):
     """What a grade depends on: the file handed in and the assignment."""
-    return hashlib.sha256(b"%r|" % submission.file + (submission.data or b"") + source).hexdigest()[:16]
+    return hashlib.sha256(b"%r|" % submission.file + (submission.data or b"") + source).hexdigest()[
+        :16
+    ]
 
 
 def guess(found, folder="notebooks/coursework"):
@@ -166,7 +185,17 @@ def guess(found, folder="notebooks/coursework"):
     return best
 
 
-def batch(path, out, assignment=None, limits=None, sandboxed=True, roster=None, pages=None, fresh=False, retry=False):
+def batch(
+    path,
+    out,
+    assignment=None,
+    limits=None,
+    sandboxed=True,
+    roster=None,
+    pages=None,
+    fresh=False,
+    retry=False,
+):
     """Grade everything in a folder or zip, one student at a time, and write the table after each: its rows."""
     from tqdm.auto import tqdm
 
@@ -184,14 +213,18 @@ def batch(path, out, assignment=None, limits=None, sandboxed=True, roster=None, 
     graded = mend.assignment(assignment)
     found += submissions.absent(roster, found) if roster else []
     if not found:
-        raise InputError(f"there are no submissions in {path}; name the folder or zip that holds the .ipynb files")
+        raise InputError(
+            f"there are no submissions in {path}; name the folder or zip that holds the .ipynb files"
+        )
     if sandboxed:
         sandbox.check()
     source = Path(assignment).read_bytes()
     columns = [*FIRST, *[want.id for want in graded if want.test], *LAST]
     earlier = {} if fresh else load(out, columns)
     if retry:
-        earlier = {key: row for key, row in earlier.items() if row["status"] not in ("timeout", "crashed")}
+        earlier = {
+            key: row for key, row in earlier.items() if row["status"] not in ("timeout", "crashed")
+        }
     out.parent.mkdir(parents=True, exist_ok=True)
     hide = {path if path.is_dir() else path.parent, Path(assignment).resolve().parent, out.parent}
     rows = []
@@ -205,13 +238,21 @@ def batch(path, out, assignment=None, limits=None, sandboxed=True, roster=None, 
                 continue
             try:
                 row, shown = grade(one, graded, limits, sandboxed, hide)
-            except Exception as error:  # one student's notebook must not cost the others their grades
-                row = dict.fromkeys(columns, 0) | {"student": one.student, "number": one.number, "file": one.file}
+            except (
+                Exception
+            ) as error:  # one student's notebook must not cost the others their grades
+                row = dict.fromkeys(columns, 0) | {
+                    "student": one.student,
+                    "number": one.number,
+                    "file": one.file,
+                }
                 row |= {"max": total([want for want in graded if want.test]), "status": "crashed"}
                 row["detail"], shown = safe(f"the grader failed: {sandbox.first_line(error)}"), []
             row["hash"] = key[2]
             rows.append(row)
-            waiting = [earlier[key] for key in earlier if not any(same(earlier[key], row) for row in rows)]
+            waiting = [
+                earlier[key] for key in earlier if not any(same(earlier[key], row) for row in rows)
+            ]
             save(out, rows + waiting, columns)
             if pages:
                 Path(pages).mkdir(parents=True, exist_ok=True)

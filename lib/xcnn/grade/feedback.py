@@ -14,7 +14,9 @@ def page(row, shown, graded):
     from nbconvert import HTMLExporter
     from nbformat import v4
 
-    points = [f"| {want.id} | {row[want.id]} | {tidy(want.points)} |" for want in graded if want.test]
+    points = [
+        f"| {want.id} | {row[want.id]} | {tidy(want.points)} |" for want in graded if want.test
+    ]
     first = row["detail"].split(" | ")[0] if row["status"] != "ok" else ""
     head = f"# {html.escape(row['student'])}: {row['score']} of {row['max']} points\n\n"
     head += f"Status: **{row['status']}**. {html.escape(first)}\n\n| test | points | of |\n|---|---|---|\n"
@@ -31,7 +33,9 @@ def page(row, shown, graded):
             cells.append(v4.new_markdown_cell(said))
     book = v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
     if not hasattr(page, "exporter"):
-        page.exporter = HTMLExporter(sanitize_html=True)  # a student's page must not run in your browser
+        page.exporter = HTMLExporter(
+            sanitize_html=True
+        )  # a student's page must not run in your browser
         page.exporter.log = quiet()
     return page.exporter.from_notebook_node(book, {"metadata": {"name": row["student"]}})[0]
 

@@ -69,11 +69,17 @@ def assignment(path):
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no assignment {path}; name the source of a problem set, a .md file with solutions")
+        raise InputError(
+            f"there is no assignment {path}; name the source of a problem set, a .md file with solutions"
+        )
     book = jupytext.read(path)
-    names = [cell.metadata.nbgrader.get("grade_id") for cell in book.cells if "nbgrader" in cell.metadata]
+    names = [
+        cell.metadata.nbgrader.get("grade_id") for cell in book.cells if "nbgrader" in cell.metadata
+    ]
     if twice := {str(name) for name in names if names.count(name) > 1}:
-        raise InputError(f"{path} has two cells called {', '.join(sorted(twice))}; give each its own grade_id")
+        raise InputError(
+            f"{path} has two cells called {', '.join(sorted(twice))}; give each its own grade_id"
+        )
     try:
         shown = release(copy.deepcopy(book))
     except Exception as error:  # nbgrader's steps raise errors of many kinds
@@ -83,7 +89,9 @@ def assignment(path):
         if info := node.metadata.get("nbgrader"):
             graded[info.grade_id] = Graded(node, public.source, hidden(node.source, info.grade_id))
     if not any(cell.test for cell in graded.values()):
-        raise InputError(f"{path} has no test cells: no cell has grade: true in its nbgrader metadata")
+        raise InputError(
+            f"{path} has no test cells: no cell has grade: true in its nbgrader metadata"
+        )
     beside = path.with_suffix(".ipynb")
     if beside.is_file() and beside != path:
         for cell in json.loads(beside.read_text())["cells"]:
@@ -98,7 +106,9 @@ def hidden(source, name):
     _, begun, rest = source.partition(BEGIN)
     lines, closed, after = rest.partition(END)
     if begun and (not closed or after.strip()):
-        raise InputError(f"the hidden tests of cell {name} must end with '{END}', as the last line of the cell")
+        raise InputError(
+            f"the hidden tests of cell {name} must end with '{END}', as the last line of the cell"
+        )
     return textwrap.dedent(lines).strip("\n")
 
 
@@ -130,12 +140,17 @@ def parse(data):
                     "kind": cell["cell_type"],
                     "source": text(cell.get("source", cell.get("input"))),
                     "grade_id": str(info.get("grade_id", "")),
-                    "ids": {str(cell.get("id")), str(about.get("id"))},  # Colab keeps it in the metadata
+                    "ids": {
+                        str(cell.get("id")),
+                        str(about.get("id")),
+                    },  # Colab keeps it in the metadata
                 }
             )
     about = book["metadata"] if isinstance(book.get("metadata"), dict) else {}
     widgets = about.get("widgets")
-    whole = widgets is None or (isinstance(widgets, dict) and "state" in (widgets.get(WIDGETS) or {}))
+    whole = widgets is None or (
+        isinstance(widgets, dict) and "state" in (widgets.get(WIDGETS) or {})
+    )
     return cells, [] if whole else ["broken widget state left out"]
 
 
@@ -154,7 +169,9 @@ def match(cells, graded):
     tests = (
         lambda cell, want: bool(cell["ids"] & want.ids),
         lambda cell, want: want.untouched(cell["source"]),
-        lambda cell, want: want.solution and cell["kind"] == "code" and defines(cell["source"], want.names),
+        lambda cell, want: (
+            want.solution and cell["kind"] == "code" and defines(cell["source"], want.names)
+        ),
         lambda cell, want: want.fixed and alike(cell["source"], want.public),
     )
     for test in tests:
@@ -169,7 +186,9 @@ def match(cells, graded):
     # Copies of a cell that has no metadata are copies all the same.
     for position, cell in enumerate(cells):
         if found[position] is None:
-            found[position] = next((want for want in graded if want.fixed and want.untouched(cell["source"])), None)
+            found[position] = next(
+                (want for want in graded if want.fixed and want.untouched(cell["source"])), None
+            )
     return found, stripped
 
 
@@ -181,7 +200,9 @@ def alike(one, other):
 
 def defines(source, names):
     """Does the source define all of these names at its top level?"""
-    return bool(names) and all(re.search(rf"^(?:(?:def|class)\s+{n}\b|{n}\s*=)", source, re.M) for n in names)
+    return bool(names) and all(
+        re.search(rf"^(?:(?:def|class)\s+{n}\b|{n}\s*=)", source, re.M) for n in names
+    )
 
 
 def mend(cells, graded):

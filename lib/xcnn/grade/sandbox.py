@@ -50,7 +50,16 @@ class Outcome:
 
 def room(sockets, hide=()):
     """The bubblewrap command line, without what to run in it."""
-    options = ["--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
+    options = [
+        "--unshare-all",
+        "--unshare-user",
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+        "--cap-drop",
+        "ALL",
+    ]
     options += ["--disable-userns", "--die-with-parent", "--new-session", "--hostname", "room"]
     options += ["--proc", "/proc", "--dev", "/dev"]
     for folder in ("/dev/shm", "/tmp", HOME):
@@ -94,7 +103,11 @@ def course():
 
 def environment(home):
     """The few variables that the kernel gets."""
-    kept = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "XCNN_EXPLORER") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("OMP_NUM_THREADS", "XCNN_EXPLORER")
+        if name in os.environ
+    }
     return kept | {
         "HOME": home,
         "USER": "student",
@@ -107,13 +120,21 @@ def environment(home):
 
 def check():
     """Raise InputError, in one line, where no room can be made."""
-    advice = "grade in a machine of its own, or add --unsandboxed to run the students' code unprotected"
+    advice = (
+        "grade in a machine of its own, or add --unsandboxed to run the students' code unprotected"
+    )
     if not shutil.which("bwrap"):
-        raise InputError(f"bubblewrap is not installed (apt install bubblewrap); install it, {advice}")
-    trial = subprocess.run([*room(""), sys.executable, "-c", "import ipykernel"], capture_output=True, text=True)
+        raise InputError(
+            f"bubblewrap is not installed (apt install bubblewrap); install it, {advice}"
+        )
+    trial = subprocess.run(
+        [*room(""), sys.executable, "-c", "import ipykernel"], capture_output=True, text=True
+    )
     if trial.returncode:
         why = (trial.stderr.strip().splitlines() or [f"exit code {trial.returncode}"])[-1]
-        raise InputError(f"bubblewrap 0.8 or newer is needed and does not work here ({why}); mend it, {advice}")
+        raise InputError(
+            f"bubblewrap 0.8 or newer is needed and does not work here ({why}); mend it, {advice}"
+        )
 
 
 def run(cells, tests, limits, sandboxed=True, hide=()):
@@ -124,7 +145,9 @@ def run(cells, tests, limits, sandboxed=True, hide=()):
     tests are kept however long the output is.
     """
     base = "/tmp" if os.path.isdir("/tmp") else None  # the names of sockets must be short
-    with tempfile.TemporaryDirectory(prefix="xcnn-", dir=base, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="xcnn-", dir=base, ignore_cleanup_errors=True
+    ) as folder:
         return asyncio.run(execute(cells, tests, limits, sandboxed, hide, folder))
 
 
@@ -170,7 +193,10 @@ async def execute(cells, tests, limits, sandboxed, hide, folder):
             await manager.start_kernel(**here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             await client.async_start_new_kernel_client()
         except Exception as error:
-            outcome.status, outcome.detail = "crashed", [f"the kernel did not start ({first_line(error)})"]
+            outcome.status, outcome.detail = (
+                "crashed",
+                [f"the kernel did not start ({first_line(error)})"],
+            )
             return outcome
         process = psutil.Process(manager.provisioner.pid)
         guard = asyncio.create_task(watch(process, manager, limits, sockets, seen))
@@ -178,8 +204,12 @@ async def execute(cells, tests, limits, sandboxed, hide, folder):
             name = cell.metadata.get("name", f"code cell {index + 1}")
             if outcome.replies.get(tests.get(index), {"status": "ok"})["status"] != "ok":
                 continue  # the visible part failed: the hidden part is not sent
-            task = asyncio.create_task(client.async_execute_cell(cell, index, store_history=index not in tests))
-            await asyncio.wait({task, guard}, timeout=limits.cell, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(
+                client.async_execute_cell(cell, index, store_history=index not in tests)
+            )
+            await asyncio.wait(
+                {task, guard}, timeout=limits.cell, return_when=asyncio.FIRST_COMPLETED
+            )
             if not task.done() and not guard.done():
                 outcome.status = "timeout"
                 outcome.detail.append(f"{name} was stopped after {limits.cell:g} s")
@@ -282,7 +312,9 @@ def follower():
                 cell_index in self.tests and msg["msg_type"] in ("error", "execute_result")
             )
             self.room -= len(json.dumps(msg["content"], default=str))
-            return super().process_message(msg, cell, cell_index) if kept or self.room >= 0 else None
+            return (
+                super().process_message(msg, cell, cell_index) if kept or self.room >= 0 else None
+            )
 
     return Follower
 

@@ -11,8 +11,12 @@ from pathlib import Path, PurePosixPath
 from ..errors import InputError
 
 MOODLE = re.compile(r"(?P<student>.+)_(?P<number>\d+)_assignsubmission_(file|onlinetext)_?")
-CANVAS = re.compile(r"(?P<student>[^_]+)(_LATE)?_(?P<number>\d+)_(?P<upload>\d+)_(?P<name>.+?)(-(?P<again>\d+))?\.\w+")
-LARGEST = 50e6  # bytes of one file; a notebook of this size is mostly pictures, and they are made again
+CANVAS = re.compile(
+    r"(?P<student>[^_]+)(_LATE)?_(?P<number>\d+)_(?P<upload>\d+)_(?P<name>.+?)(-(?P<again>\d+))?\.\w+"
+)
+LARGEST = (
+    50e6  # bytes of one file; a notebook of this size is mostly pictures, and they are made again
+)
 
 
 @dataclass
@@ -46,7 +50,12 @@ def entries(path, leave_out=()):
         if file.is_symlink() or any(file.resolve().is_relative_to(other) for other in leave_out):
             continue
         about = file.stat()
-        yield file.relative_to(path).parts, about.st_mtime, about.st_size, file.read_bytes if file.is_file() else None
+        yield (
+            file.relative_to(path).parts,
+            about.st_mtime,
+            about.st_size,
+            file.read_bytes if file.is_file() else None,
+        )
 
 
 def owner(parts):
@@ -73,7 +82,14 @@ def find(path, stem="", leave_out=()):
         student, number, rank = owner(parts if read else (*parts, ""))
         files = found.setdefault((student, number), [])
         if read is not None:
-            files.append(((notebook, bool(stem) and stem in parts[-1], *rank, when), "/".join(parts), size, read))
+            files.append(
+                (
+                    (notebook, bool(stem) and stem in parts[-1], *rank, when),
+                    "/".join(parts),
+                    size,
+                    read,
+                )
+            )
     return [choose(*who, files) for who, files in sorted(found.items())]
 
 
@@ -87,7 +103,9 @@ def choose(student, number, files):
         names = ", ".join(file[1].rsplit("/", 1)[-1] for file in files)
         return Submission(student, number, name, problem=f"no .ipynb file, only: {names}")
     if size > LARGEST:
-        return Submission(student, number, name, problem=f"the file is larger than {LARGEST / 1e6:.0f} MB")
+        return Submission(
+            student, number, name, problem=f"the file is larger than {LARGEST / 1e6:.0f} MB"
+        )
     try:
         return Submission(student, number, name, read())
     except (OSError, zipfile.BadZipFile, RuntimeError) as error:
@@ -106,7 +124,9 @@ def absent(roster, submissions):
         rows = list(csv.reader(io.StringIO(Path(roster).read_text(encoding="utf-8-sig"))))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the list of students {roster}: {error}") from error
-    there = {plain(one.student) for one in submissions} | {one.number for one in submissions if one.number}
+    there = {plain(one.student) for one in submissions} | {
+        one.number for one in submissions if one.number
+    }
     missing = []
     for row in rows[1:]:
         row = [value.strip() for value in row if value.strip()]
@@ -114,7 +134,9 @@ def absent(roster, submissions):
             continue
         # 'Jan Novák', 'Novák, Jan' or two columns; Canvas writes novakjan.
         pairs = [*row, *map(" ".join, zip(row[:-1], row[1:], strict=True))]
-        known = {plain(value) for value in pairs} | {plain("".join(reversed(value.split()))) for value in pairs}
+        known = {plain(value) for value in pairs} | {
+            plain("".join(reversed(value.split()))) for value in pairs
+        }
         if not known & there:
             missing.append(Submission(row[0]))
     return missing

@@ -17,7 +17,10 @@ from .lime import lime
 from .lrp import deep_taylor, lrp
 from .shap_cam import shap_cam
 
-PIXELS, POSITIONS = "pixels", "positions"  # a map has three colours, (N, 3, H, W), or one value a place, (N, 1, H, W)
+PIXELS, POSITIONS = (
+    "pixels",
+    "positions",
+)  # a map has three colours, (N, 3, H, W), or one value a place, (N, 1, H, W)
 _TABLE = (
     (gradient, "gradient", PIXELS),
     (deconvnet, "deconvnet", PIXELS),

@@ -29,7 +29,9 @@ def cam(net, x, target=None, layer=None, relu=True):
     check(net.module, x)
     if layer is not None and layer != (last := last_layer(given, x)):
         find_layer(net.module, layer)
-        raise InputError(f"CAM exists only at the last spatial layer, {last!r}; for {layer!r} use grad_cam")
+        raise InputError(
+            f"CAM exists only at the last spatial layer, {last!r}; for {layer!r} use grad_cam"
+        )
     S, A, W = gap_head(net, x)
     w = W[class_indices(S, target, net.classes)]
     M = torch.einsum("nk,nkyx->nyx", w, A)[:, None]
@@ -50,11 +52,19 @@ def gap_head(net, x):
     def watch(func, args, kwargs):
         nonlocal maps
         a = next(iter(tensors([*args, *kwargs.values()])), None)
-        if a is not None and a.ndim == 4 and (a.shape[2:].numel() > 1 or KIND.get(func) == "average"):
+        if (
+            a is not None
+            and a.ndim == 4
+            and (a.shape[2:].numel() > 1 or KIND.get(func) == "average")
+        ):
             maps = a  # the last ones seen: they may become their means in one step or in several
         result = func(*args, **kwargs)
         if _is_global_average(maps, result):
-            found.update(A=maps.clone(), W=torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device), b=0)
+            found.update(
+                A=maps.clone(),
+                W=torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device),
+                b=0,
+            )
         elif func in (F.linear, F.conv2d, torch.conv2d) and "A" in found:
             found.update(_linear_part(*args, **kwargs))
         return result
@@ -79,7 +89,11 @@ def _linear_part(_input, weight, bias=None, *_, **__):
 
 def _is_global_average(A, result):
     """Is this result the means of maps A (N, C, h, w), whatever the call or calls that made it?"""
-    if A is None or not isinstance(result, torch.Tensor) or result.shape.numel() != A.shape[:2].numel():
+    if (
+        A is None
+        or not isinstance(result, torch.Tensor)
+        or result.shape.numel() != A.shape[:2].numel()
+    ):
         return False
     return _equal(result.flatten(1), A.mean((2, 3)), A.abs().mean((2, 3)))
 

@@ -65,7 +65,9 @@ def moved(call, i, s, inside):
     for a in call.maps:
         numbers[a] = torch.arange(first, first + a.y.numel(), device=i.device).double().view_as(a.y)
         first += a.y.numel()
-    args, kwargs = replaced([call.args, call.kwargs], lambda v: numbers[v] if isinstance(v, Call) else None)
+    args, kwargs = replaced(
+        [call.args, call.kwargs], lambda v: numbers[v] if isinstance(v, Call) else None
+    )
     out = call.func(*args, **kwargs)
     at = (out if call.pick is None else out[call.pick]).flatten()[i].long()
     for a, number in numbers.items():
@@ -91,7 +93,11 @@ def linear(call, i, s, inside):
     vectors = a.y.flatten(0, -2)  # as a rule there is one
     row, o = i // len(w), i % len(w)
     C = w[o] * (s[:, None] * vectors[row] if len(vectors) > 1 or (s < 0).any() else vectors)
-    n, j = _largest(C) if below.y.ndim == 4 and below.y[0, 0].numel() > 1 else (C > 0).nonzero(as_tuple=True)
+    n, j = (
+        _largest(C)
+        if below.y.ndim == 4 and below.y[0, 0].numel() > 1
+        else (C > 0).nonzero(as_tuple=True)
+    )
     yield a, row[n] * vectors.shape[1] + j, torch.ones_like(j)
 
 
@@ -113,7 +119,9 @@ def convolution(call, i, s, inside):
         v = F.pad(v.double().view(1, 1, H, W), (*left_right, *top_bottom), mode)
         return F.unfold(v, (kh, kw), dilation, stride=stride)[0].T[i % call.y[0, 0].numel()]
 
-    position = windows(torch.arange(H * W, device=i.device), "replicate").long()  # in the padding: the nearest
+    position = windows(
+        torch.arange(H * W, device=i.device), "replicate"
+    ).long()  # in the padding: the nearest
     on = windows(torch.ones(H * W, device=i.device), "constant") > 0
     o = i // call.y[0, 0].numel()
     channel = (o // (O // groups) * c)[:, None] + torch.arange(c, device=i.device)
@@ -166,7 +174,12 @@ def summed(call, i, s, inside):
     terms = []
     for a, factor in parse(*call.args, **call.kwargs):
         if isinstance(a, Call):
-            j = torch.arange(a.y.numel(), device=i.device).view_as(a.y).expand_as(call.y).flatten()[i]
+            j = (
+                torch.arange(a.y.numel(), device=i.device)
+                .view_as(a.y)
+                .expand_as(call.y)
+                .flatten()[i]
+            )
             terms.append((a, j, -s if factor < 0 else s, s * factor * a.y.flatten()[j]))
     larger = terms[0][3] >= terms[-1][3]
     for (a, j, sign, _), here in zip(terms, (larger, ~larger), strict=False):
@@ -174,7 +187,11 @@ def summed(call, i, s, inside):
 
 
 def scaled(call, i, s, inside):
-    if len(call.maps) > 1 or call.kwargs or ("div" in call.func.__name__ and call.maps[0] is not call.args[0]):
+    if (
+        len(call.maps) > 1
+        or call.kwargs
+        or ("div" in call.func.__name__ and call.maps[0] is not call.args[0])
+    ):
         raise NotImplementedError(" of maps")
     factor = next((v for v in call.args if not isinstance(v, Call)), -1)  # alone: a negation
     turns = (torch.as_tensor(factor, device=i.device) < 0).expand_as(call.y).flatten()[i]

@@ -117,15 +117,21 @@ class Record:
     def __init__(self, module, x, layer=None):
         self.names = {id(part): name for name, part in module.named_modules()}
         self.calls, self.made = [], {}
-        with own_grad_mode(True):  # no gradient is taken: autograd only tells which tensors come from the image
+        with own_grad_mode(
+            True
+        ):  # no gradient is taken: autograd only tells which tensors come from the image
             x = x.clone().requires_grad_().clone()
             self.keep(x)
-            watched = contextlib.nullcontext() if layer is None else capture(module, layer, cut=False)
+            watched = (
+                contextlib.nullcontext() if layer is None else capture(module, layer, cut=False)
+            )
             with Tape(self), watched as seen:
                 S = run(module, x)
             self.end = self.call_of(S if layer is None else seen[0])
         if self.end is None:
-            raise InputError("what is to be explained does not depend on the image; choose another layer or network")
+            raise InputError(
+                "what is to be explained does not depend on the image; choose another layer or network"
+            )
 
     def __call__(self, func, args, kwargs):
         args, kwargs = by_position(args, kwargs)
@@ -162,18 +168,33 @@ class Record:
             if not len(i):
                 continue
             name = call.place[0]
-            while name and name not in units:  # what a layer runs last is its output, and that of the block it closes
+            while (
+                name and name not in units
+            ):  # what a layer runs last is its output, and that of the block it closes
                 units[name], shapes[name] = i, tuple(call.y.shape[1:])
                 name = name.rpartition(".")[0]
             try:
-                for some in zip(i.split(256), s.split(256), strict=True):  # not all at once: memory stays small
-                    for a, j, sign in RULES.get(KIND.get(call.func), unknown)(call, *some, call in inside):
+                for some in zip(
+                    i.split(256), s.split(256), strict=True
+                ):  # not all at once: memory stays small
+                    for a, j, sign in RULES.get(KIND.get(call.func), unknown)(
+                        call, *some, call in inside
+                    ):
                         reached.setdefault(a, []).append(torch.where(sign < 0, ~j, j))
             except NotImplementedError as error:
                 self.refuse(f"{resolve_name(call.func) or call.func.__name__}{error}", call.place)
-        units = {name: torch.stack(torch.unravel_index(i.unique(), shapes[name]), 1) for name, i in units.items()}
+        units = {
+            name: torch.stack(torch.unravel_index(i.unique(), shapes[name]), 1)
+            for name, i in units.items()
+        }
         pixels, _ = _signed(torch.cat(reached.get(self.calls[0], [start[:0]])))
-        return units, shapes, torch.stack(torch.unravel_index(pixels, self.calls[0].y.shape[1:])[1:], 1).unique(dim=0)
+        return (
+            units,
+            shapes,
+            torch.stack(torch.unravel_index(pixels, self.calls[0].y.shape[1:])[1:], 1).unique(
+                dim=0
+            ),
+        )
 
     def residual(self):
         """The calls on the branches of each sum, from where the branches part."""
@@ -184,7 +205,9 @@ class Record:
                 new += [a for a in new.pop().maps if a not in seen and not seen.add(a)]
             return seen
 
-        sums = [call.maps for call in self.calls if KIND.get(call.func) == "sum" and len(call.maps) == 2]
+        sums = [
+            call.maps for call in self.calls if KIND.get(call.func) == "sum" and len(call.maps) == 2
+        ]
         return set().union(*(below(a) ^ below(b) for a, b in sums))
 
     def refuse(self, what, place):

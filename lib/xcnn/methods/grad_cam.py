@@ -30,13 +30,19 @@ def grad_cam(net, x, target=None, layer=None, relu=True):
             S = run(net.module, x.clone())
         (A,) = seen
         if A.ndim != 4:
-            raise InputError(f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); choose another layer")
+            raise InputError(
+                f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); choose another layer"
+            )
         if len(A) != len(x):
-            raise InputError(f"layer {layer!r} puts out {len(A)} maps for {len(x)} images; explain them one by one")
+            raise InputError(
+                f"layer {layer!r} puts out {len(A)} maps for {len(x)} images; explain them one by one"
+            )
         S_c = class_scores(S, target, net.classes)
         dA = torch.autograd.grad(S_c.sum(), A, allow_unused=True)[0] if S_c.requires_grad else None
         if dA is None:
-            raise InputError(f"the class score does not depend on layer {layer!r}; choose another layer")
+            raise InputError(
+                f"the class score does not depend on layer {layer!r}; choose another layer"
+            )
         alpha = dA.mean((2, 3), keepdim=True)
         L = (alpha * A.detach()).sum(1, keepdim=True)
         return to_image_size(L.relu() if relu else L, x)

@@ -54,17 +54,29 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     with own_grad_mode(True):
         x = x.detach().clone().requires_grad_()
         with (
-            capture(net.module, layer, cut=False) if layer is not None else contextlib.nullcontext() as seen,
+            capture(net.module, layer, cut=False)
+            if layer is not None
+            else contextlib.nullcontext() as seen,
             Tape(relus) if any(rules) else contextlib.nullcontext(),
         ):
             S = run(net.module, x.clone())  # a copy, so that a network may work in place
-        a = class_scores(S, target, net.classes) if layer is None else unit_values(seen[0], layer, unit)
+        a = (
+            class_scores(S, target, net.classes)
+            if layer is None
+            else unit_values(seen[0], layer, unit)
+        )
         R = []
         for rule in rules:  # noqa: B007
             keep = len(R) + 1 < len(rules)
-            one = torch.autograd.grad(a.sum(), x, retain_graph=keep, allow_unused=True)[0] if a.requires_grad else None
+            one = (
+                torch.autograd.grad(a.sum(), x, retain_graph=keep, allow_unused=True)[0]
+                if a.requires_grad
+                else None
+            )
             if one is None:
-                raise InputError(f"the scores of {net.name} do not depend on the image, or it switches gradients off")
+                raise InputError(
+                    f"the scores of {net.name} do not depend on the image, or it switches gradients off"
+                )
             R.append(one)
     if any(rules) and not relus.met:
         warnings.warn(f"{net.name} has no ReLU, so this is its plain gradient", stacklevel=4)

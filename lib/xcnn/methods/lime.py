@@ -74,18 +74,28 @@ def lime(net, x, target=None, segments=50, samples=1000, hidden="mean", score="p
         if isinstance(given, bool) or not hasattr(given, "__index__") or not least <= given < 2**32:
             raise InputError(f"{name} must be a whole number, {least} or more, not {given!r}")
     if not kernel_width > 0 or not alpha >= 0:
-        raise InputError(f"kernel_width must be above 0 and alpha not below, not {kernel_width!r} and {alpha!r}")
+        raise InputError(
+            f"kernel_width must be above 0 and alpha not below, not {kernel_width!r} and {alpha!r}"
+        )
     net = as_network(net)
     check(net.module, x)
     with own_grad_mode(False):
         targets = class_indices(run(net.module, x.clone()), target, net.classes).tolist()
         values = []
         for one, cut, c in zip(x, _cuts(net, x, segments), targets, strict=True):
-            z = np.random.RandomState(seed).randint(0, 2, samples * (cut.max() + 1)).reshape(samples, -1) > 0
+            z = (
+                np.random.RandomState(seed)
+                .randint(0, 2, samples * (cut.max() + 1))
+                .reshape(samples, -1)
+                > 0
+            )
             z[0] = True
             shown = torch.from_numpy(z).to(x.device)
             at, blank = torch.from_numpy(cut).to(x.device), _blank(net, one, cut, hidden)
-            S = [run_many(net.module, torch.where(some[:, at][:, None], one, blank)) for some in shown.split(batch)]
+            S = [
+                run_many(net.module, torch.where(some[:, at][:, None], one, blank))
+                for some in shown.split(batch)
+            ]
             S = torch.cat(S).double()
             f = (S.softmax(1) if score == "probability" else S)[:, c].cpu().numpy()
             pi = np.sqrt(np.exp(-((1 - np.sqrt(z.mean(1))) ** 2) / kernel_width**2))
@@ -113,7 +123,10 @@ def _cuts(net, x, segments):
     """The superpixels of each image, numbered from 0 without gaps."""
     if np.ndim(segments):
         given = np.asarray(segments)
-        if given.shape not in (tuple(x.shape[2:]), (len(x), *x.shape[2:])) or given.dtype.kind not in "iu":
+        if (
+            given.shape not in (tuple(x.shape[2:]), (len(x), *x.shape[2:]))
+            or given.dtype.kind not in "iu"
+        ):
             raise InputError(
                 f"segments must be a number, or integers of shape {tuple(x.shape[2:])} or {(len(x), *x.shape[2:])}, "
                 f"got {given.dtype} {given.shape}"

@@ -73,7 +73,9 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
             S = run(net.module, start)
         S_c = class_scores(S, target, net.classes)
         if not S_c.requires_grad:
-            raise InputError(f"the scores of {net.name} do not depend on the image, or it switches gradients off")
+            raise InputError(
+                f"the scores of {net.name} do not depend on the image, or it switches gradients off"
+            )
         (R,) = torch.autograd.grad(S_c, x, S_c.detach())
     return R
 
@@ -98,7 +100,10 @@ class _Op(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, R):
-        back, ctx.back = ctx.back, None  # what the layer kept is free again as soon as it has been used
+        back, ctx.back = (
+            ctx.back,
+            None,
+        )  # what the layer kept is free again as soon as it has been used
         return None, None, *back(R)
 
 
@@ -132,7 +137,9 @@ class Relevance:
             if type(a.grad_fn).__name__ == "BackwardHookFunctionBackward":
                 self.made[a.grad_fn] = self.made.get(a.grad_fn.next_functions[a.output_nr][0])
         if any(self.made.get(a.grad_fn) is None for a in maps):
-            self.refuse("an operation that works unseen (scripted, or an autograd.Function of its own)")
+            self.refuse(
+                "an operation that works unseen (scripted, or an autograd.Function of its own)"
+            )
         args, kwargs = by_position(args, kwargs)
         y = HANDLERS.get(KIND.get(func), Relevance.other)(self, func, args, kwargs, maps)
         for a in tensors([y]):
@@ -157,14 +164,18 @@ class Relevance:
         a, w, b, f = parse(*args, **kwargs)
         if len(maps) > 1 or maps[0] is not a:
             self.refuse(f"{_name(func)} whose weights depend on the image")
-        rule = self.choose("linear" if func is F.linear else "conv", self.layers, place(self.names)[0])
+        rule = self.choose(
+            "linear" if func is F.linear else "conv", self.layers, place(self.names)[0]
+        )
         self.layers += 1
         a = a.clone()  # the network may go on to change its own in place
         return self.hand_down(Layer(f, a, w.detach(), None if b is None else b.detach()), rule, a)
 
     def average(self, func, args, kwargs, maps):
         a = maps[0].clone()
-        mean = Weighed(lambda a, _w, _b: func(a, *args[1:], **kwargs), (a, None))  # a layer of equal weights
+        mean = Weighed(
+            lambda a, _w, _b: func(a, *args[1:], **kwargs), (a, None)
+        )  # a layer of equal weights
         return self.hand_down(mean, rule_0, a)
 
     def batch_norm(self, func, args, kwargs, maps):
@@ -181,10 +192,21 @@ class Relevance:
             if self.layers == 0:
                 return self.one_to_one(func, args, kwargs, maps)
             a, ones = maps[0].clone(), torch.ones_like(statistics[0])[:, None]
-            layers = [(Layer(_by_channel, a, ones), self.choose("norm", self.layers, place(self.names)[0]), a)]
+            layers = [
+                (
+                    Layer(_by_channel, a, ones),
+                    self.choose("norm", self.layers, place(self.names)[0]),
+                    a,
+                )
+            ]
         sizes = [layer.z.shape[1] for layer, *_ in layers]
-        split = zip(*([None] * len(sizes) if v is None else v.split(sizes) for v in statistics), strict=True)
-        folded = [(layer.fold(eps, *own), *rest) for (layer, *rest), own in zip(layers, split, strict=True)]
+        split = zip(
+            *([None] * len(sizes) if v is None else v.split(sizes) for v in statistics), strict=True
+        )
+        folded = [
+            (layer.fold(eps, *own), *rest)
+            for (layer, *rest), own in zip(layers, split, strict=True)
+        ]
         y = [self.hand_down(*one) for one in folded]
         return y[0] if len(y) == 1 else self.joined(torch.cat, (y, 1), {}, y)
 
@@ -214,7 +236,11 @@ class Relevance:
         with torch.no_grad():
             terms, given = parse(*args, **kwargs)
             z = terms[0] + terms[1]
-            shares = [(per(v, z), v.shape) for v, of in zip(terms, given, strict=True) if any(of is a for a in maps)]
+            shares = [
+                (per(v, z), v.shape)
+                for v, of in zip(terms, given, strict=True)
+                if any(of is a for a in maps)
+            ]
         back = lambda R: [(share * R).sum_to_size(shape) for share, shape in shares]  # noqa: E731
         return _Op.apply(lambda *_: func(*args, **kwargs), back, *maps)
 

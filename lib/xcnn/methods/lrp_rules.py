@@ -35,10 +35,19 @@ class Weighed:
         with torch.enable_grad():
             self.a = [a.detach().requires_grad_() for a, _ in pairs]
             weights = [w for _, w in pairs]
-            if len(pairs) > 1 and self.a[0].ndim == weights[0].ndim and self.a[0].shape[1] == weights[0].shape[1]:
-                self.z = f(torch.cat(self.a, 1), torch.cat(weights, 1), b)  # side by side, which costs less
+            if (
+                len(pairs) > 1
+                and self.a[0].ndim == weights[0].ndim
+                and self.a[0].shape[1] == weights[0].shape[1]
+            ):
+                self.z = f(
+                    torch.cat(self.a, 1), torch.cat(weights, 1), b
+                )  # side by side, which costs less
             else:
-                terms = [f(a, w, None if i else b) for i, (a, w) in enumerate(zip(self.a, weights, strict=True))]
+                terms = [
+                    f(a, w, None if i else b)
+                    for i, (a, w) in enumerate(zip(self.a, weights, strict=True))
+                ]
                 self.z = functools.reduce(torch.add, terms)
 
     def back(self, s):
@@ -92,7 +101,9 @@ def rule_gamma(layer, R, *, gamma=0.25):
     z, P = layer.z, layer.part(+1)
     s = per(R, z + gamma * torch.where(z < 0, z - P.z, P.z))
     # (a w)- = a w - (a w)+
-    return layer.back(torch.where(z < 0, (1 + gamma) * s, s)) + P.back(torch.where(z < 0, -gamma * s, gamma * s))
+    return layer.back(torch.where(z < 0, (1 + gamma) * s, s)) + P.back(
+        torch.where(z < 0, -gamma * s, gamma * s)
+    )
 
 
 def rule_alpha_beta(layer, R, *, alpha=2.0, beta=1.0):
@@ -188,8 +199,14 @@ def chooser(rule, parameters, box):
             chosen = rule(kind, index, name)
             chosen, own = chosen if isinstance(chosen, tuple) else (chosen, {})
             if not isinstance(chosen, str) or chosen not in RULES:
-                raise InputError(f"the function rule= chose {chosen!r} for {name!r}; {nearest(chosen, RULES)}")
-            shared = {key: v for key, v in parameters.items() if key in (RULES[chosen].__kwdefaults__ or {})}
+                raise InputError(
+                    f"the function rule= chose {chosen!r} for {name!r}; {nearest(chosen, RULES)}"
+                )
+            shared = {
+                key: v
+                for key, v in parameters.items()
+                if key in (RULES[chosen].__kwdefaults__ or {})
+            }
             return functools.partial(RULES[chosen], **_checked(shared | own, [chosen], box))
 
         return choose
@@ -198,14 +215,21 @@ def chooser(rule, parameters, box):
         raise InputError(f"unknown rule {rule!r}; {nearest(rule, COMPOSITES)}")
     first, conv, linear = COMPOSITES[rule]
     names = {name for name in (first, conv, linear) if name}
-    fixed = {"alpha", "beta"} if rule != "alpha_beta" else ()  # a composite says in its name what they are
+    fixed = (
+        {"alpha", "beta"} if rule != "alpha_beta" else ()
+    )  # a composite says in its name what they are
     values = _checked(parameters, names, box, fixed)
 
     def choose(kind, index, _name):
         chosen = first if first and index == 0 else linear if kind == "linear" else conv
-        if (kind, chosen) == ("norm", "alpha_beta"):  # of one input per unit alpha would make more at every step
+        if (kind, chosen) == (
+            "norm",
+            "alpha_beta",
+        ):  # of one input per unit alpha would make more at every step
             chosen = "z+"
-        return functools.partial(RULES[chosen], **{key: values[key] for key in RULES[chosen].__kwdefaults__ or ()})
+        return functools.partial(
+            RULES[chosen], **{key: values[key] for key in RULES[chosen].__kwdefaults__ or ()}
+        )
 
     return choose
 
@@ -220,18 +244,29 @@ def _checked(values, rules, box, fixed=()):
             raise InputError(f"this rule has no parameter {key!r}; {has}")
     p = defaults | values
     for key in {"epsilon", "gamma", "alpha", "beta"} & set(p):
-        if isinstance(p[key], bool) or not isinstance(p[key], numbers.Real) or not math.isfinite(p[key]):
+        if (
+            isinstance(p[key], bool)
+            or not isinstance(p[key], numbers.Real)
+            or not math.isfinite(p[key])
+        ):
             raise InputError(f"{key} must be a number, got {p[key]!r}")
     if p.get("epsilon", 1) <= 0:
         raise InputError(f"epsilon must be above 0, got {p['epsilon']}; rule '0' does without")
     if p.get("gamma", 0) < 0:
         raise InputError(f"gamma must not be below 0, got {p['gamma']}")
     if "alpha" in p and (p["beta"] < 0 or abs(p["alpha"] - p["beta"] - 1) > 1e-9):
-        raise InputError(f"alpha - beta must be 1 and beta not below 0, got {p['alpha']} and {p['beta']}; try 2 and 1")
+        raise InputError(
+            f"alpha - beta must be 1 and beta not below 0, got {p['alpha']} and {p['beta']}; try 2 and 1"
+        )
     if "low" in p:
-        p |= {key: _bound(key, v if p[key] is None else p[key]) for key, v in zip(("low", "high"), box, strict=True)}
+        p |= {
+            key: _bound(key, v if p[key] is None else p[key])
+            for key, v in zip(("low", "high"), box, strict=True)
+        }
         if (p["low"] >= p["high"]).any():
-            raise InputError("low must be below high: the darkest and the brightest value a pixel can have, normalised")
+            raise InputError(
+                "low must be below high: the darkest and the brightest value a pixel can have, normalised"
+            )
     return p
 
 
@@ -239,8 +274,14 @@ def _bound(key, v):
     """A number, one per channel, or an image, as (3, 1, 1) or (3, H, W)."""
     try:
         t = torch.as_tensor(v)
-        t = t.reshape(-1, 1, 1).expand(3, 1, 1) if t.numel() in (1, 3) else t.reshape(3, *t.shape[-2:])
+        t = (
+            t.reshape(-1, 1, 1).expand(3, 1, 1)
+            if t.numel() in (1, 3)
+            else t.reshape(3, *t.shape[-2:])
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         got = tuple(v.shape) if isinstance(v, torch.Tensor) else repr(v)
-        raise InputError(f"{key} must be a number, one per colour channel, or (3, H, W), got {got}") from error
+        raise InputError(
+            f"{key} must be a number, one per colour channel, or (3, H, W), got {got}"
+        ) from error
     return t

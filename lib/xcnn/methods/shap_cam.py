@@ -72,7 +72,9 @@ def shap_cam(net, x, target=None, layer=None, score="logit", baseline="mean", es
     layer = last_layer(given, x) if layer is None else layer
     heads = [Remainder(net.module, one[None], layer) for one in x]
     if (A := heads[0].A).ndim != 4:
-        raise InputError(f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); choose another layer")
+        raise InputError(
+            f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); choose another layer"
+        )
     targets = class_indices(torch.cat([head.S for head in heads]), target, net.classes).tolist()
     values = [
         _values(Game(head, c, score, baseline), estimator, samples, seed)
@@ -88,7 +90,9 @@ def _values(game, estimator, samples, seed):
     """The Shapley values of one game, by the estimator asked for."""
     P, error = game.P, 0.0
     if estimator == "path" and game.L is None:
-        raise InputError("this head is not position-wise, so there is no path integral; use estimator='permutation'")
+        raise InputError(
+            "this head is not position-wise, so there is no path integral; use estimator='permutation'"
+        )
     if estimator == "exact":
         phi, name = shapley.exact(game, P), "exact"
     elif estimator != "permutation" and game.L is not None and game.score == "logit":
@@ -122,7 +126,9 @@ class Game:
         self.A = head.A.view(C, self.P).T
         self.base = self.A.mean(0) if baseline == "mean" else torch.zeros_like(self.A[0])
         self.L, self.b = self._position_table()
-        self.above, self.D, self.d = (None, None, None) if self.L is not None else self._linear_table()
+        self.above, self.D, self.d = (
+            (None, None, None) if self.L is not None else self._linear_table()
+        )
 
     def __call__(self, S):
         scores = self.scores(S).double()
@@ -134,11 +140,15 @@ class Game:
             return self.b + S.to(self.L) @ self.L
         if self.D is not None:
             return self.above(self.d + S.to(self.D) @ self.D)
-        return torch.cat([self.head(self.maps(some)) for some in S.split(max(1, TOGETHER // self.A.numel()))])
+        return torch.cat(
+            [self.head(self.maps(some)) for some in S.split(max(1, TOGETHER // self.A.numel()))]
+        )
 
     def maps(self, S):
         """The layer's maps (B, C, h, w) where only the positions in S are present."""
-        return torch.where(S[:, :, None].to(self.A.device), self.A, self.base).mT.unflatten(2, (self.h, self.w))
+        return torch.where(S[:, :, None].to(self.A.device), self.A, self.base).mT.unflatten(
+            2, (self.h, self.w)
+        )
 
     def _position_table(self):
         """L_i = (g(A_i) - g(base)) / P, where g is the head's answer to a map of one position; checked in numbers."""
@@ -147,23 +157,35 @@ class Game:
         except (RuntimeError, InputError):  # the head wants maps of its own size
             return None, None
         L, b = (g[:-1] - g[-1]) / self.P, g[-1]
-        return (L, b) if self._holds(lambda S: b + S.to(L) @ L, lambda S: self.head(self.maps(S))) else (None, None)
+        return (
+            (L, b)
+            if self._holds(lambda S: b + S.to(L) @ L, lambda S: self.head(self.maps(S)))
+            else (None, None)
+        )
 
     def _linear_table(self):
         """The head's first fully connected layer of a coalition is d + sum_{i in S} D_i; and the network above it."""
         if self.P * self.A.numel() > 4 * TOGETHER:
             return None, None, None
         module, above, seen = self.head.module, [], []
-        alone = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0  # each position alone, then none
+        alone = (
+            torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0
+        )  # each position alone, then none
 
         def note(name):
             def hook(_module, _inputs, h):
-                if above:  # calls below the layer are answered from memory, and must not become more
+                if (
+                    above
+                ):  # calls below the layer are answered from memory, and must not become more
                     seen.append((name, h.clone()))
 
             return hook
 
-        linear = [(part, note(name)) for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+        linear = [
+            (part, note(name))
+            for name, part in module.named_modules()
+            if isinstance(part, torch.nn.Linear)
+        ]
         with hooked([(self.head.layer, lambda *_: above.append(True)), *linear]):
             self.head(self.maps(alone))
         if not seen or seen[0][1].ndim != 2:
@@ -175,11 +197,16 @@ class Game:
 
     def _holds(self, short, long):
         """Do both ways give the same scores for nobody, for all, and for coalitions drawn at random?"""
-        generator, n = torch.Generator().manual_seed(0), 4 if self.P > 8 else 32  # of few players many draws are alike
+        generator, n = (
+            torch.Generator().manual_seed(0),
+            4 if self.P > 8 else 32,
+        )  # of few players many draws are alike
         S = torch.rand(n, self.P, generator=generator) < torch.rand(n, 1, generator=generator)
         S = torch.cat([S, torch.tensor([[False], [True]]).expand(2, self.P)])
         with own_grad_mode(False):
             got, wanted = short(S).double(), long(S).double()
-        eps = torch.finfo(self.A.dtype).eps  # nearly additive is not additive: what differs must be rounding
+        eps = torch.finfo(
+            self.A.dtype
+        ).eps  # nearly additive is not additive: what differs must be rounding
         scale = eps**0.5 * (wanted - wanted[:1]).abs().max() + 100 * eps * wanted.abs().max()
         return got.shape == wanted.shape and bool((got - wanted).abs().max() <= scale)

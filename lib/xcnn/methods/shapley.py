@@ -27,7 +27,9 @@ def exact(v, n, batch=8192):
     :raises InputError: n out of range, a v that returns something else
     """
     if not 1 <= n <= MOST:
-        raise InputError(f"{n} players have 2^{n} coalitions; exact values are for 1 to {MOST}: use permutations()")
+        raise InputError(
+            f"{n} players have 2^{n} coalitions; exact values are for 1 to {MOST}: use permutations()"
+        )
     codes = torch.arange(2**n)
     players = torch.arange(n)
     V = torch.cat([_values(v, (part[:, None] >> players) & 1 == 1) for part in codes.split(batch)])
@@ -58,7 +60,9 @@ def permutations(v, n, samples, seed=0, sobol=False, batch=8192):
     :raises InputError: fewer than one player or two samples, a v that returns something else
     """
     if n < 1 or samples < 2:
-        raise InputError(f"at least 1 player and 2 samples are needed, got n={n} and samples={samples}")
+        raise InputError(
+            f"at least 1 player and 2 samples are needed, got n={n} and samples={samples}"
+        )
     if sobol:
         points = torch.quasirandom.SobolEngine(n, scramble=True, seed=seed).draw(samples)
     else:
@@ -77,7 +81,9 @@ def gains(v, order):
     """What each player adds to v when it arrives: order (B, n) of player numbers -> (B, n) or (B, n, K), by player."""
     B, n = order.shape
     arrival = order.argsort(1)  # arrival[b, i]: how many were there before player i
-    present = arrival[:, None, :] < torch.arange(n + 1)[:, None]  # (B, n + 1, n): the first 0, 1, ..., n players
+    present = (
+        arrival[:, None, :] < torch.arange(n + 1)[:, None]
+    )  # (B, n + 1, n): the first 0, 1, ..., n players
     V = _values(v, present.flatten(0, 1)).unflatten(0, (B, n + 1))
     step = V.diff(dim=1)  # by order of arrival
     index = arrival.view(B, n, *[1] * (step.ndim - 2)).expand_as(step)
