@@ -1,25 +1,42 @@
 # The targets are the architecture:
-#   make book        install, run every chapter, build the book           make lab        read and run in JupyterLab
-#   make test        everything that must hold                            make notebooks  chapters (.md) -> notebooks (.ipynb)
-#   make models      train the small networks again                       make weights    fetch three real networks once
-#   make bench       cost and answers beside peers                        make test-colab the notebooks alone, with Colab's versions
-#   make study COCO=folder   record the results on real networks and photographs again; goes on where it stopped
-#   make gallery     draw the gallery of real networks again (data/gallery); about ten minutes
+#   make book        install, run every chapter, build the book
+#   make test        everything that must hold
+#   make lab         read and run in JupyterLab
+#   make notebooks   chapters (.md) -> notebooks (.ipynb)
 #   make coursework  problem sets with solutions -> what students get
+#   make weights     fetch three real networks, once
+#   make models      train the small networks again
+#   make study COCO=folder   record the results on real networks and photographs again;
+#                    goes on where it stopped
+#   make gallery     draw the gallery of real networks again (data/gallery); ten minutes
+#   make bench       cost and answers beside peers
 #   make pdf         the book on paper, to hand out: _build/pdf/xcnn.pdf
 #   make links       ask every address outside the book whether it still answers
+#   make test-colab  the notebooks alone, with Colab's versions
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
-BAKED := XCNN_EXPLORER=baked XCNN_STUDY=$(CURDIR)/_build/study XCNN_FRAMES=$(CURDIR)/_build/static/frames XCNN_FRAMES_URL=../_static/frames
+# how chapters run for the book: explorers are drawn ahead, and their pictures put here
+BAKED := XCNN_EXPLORER=baked \
+	XCNN_STUDY=$(CURDIR)/_build/study \
+	XCNN_FRAMES=$(CURDIR)/_build/static/frames \
+	XCNN_FRAMES_URL=../_static/frames
+QUICK := gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations
 RECORDS := data/results/coco_study.jsonl.gz
-STUDY = $(BIN)/python -m xcnn study $(COCO) --images 1000 --largest --networks squeezenet1_1,mobilenet_v2,resnet18 --out runs/coco
-ENGINE := $(wildcard lib/xcnn/*.py lib/xcnn/*/*.py data/*.json data/weights/* data/results/*) pyproject.toml
+STUDY = $(BIN)/python -m xcnn study $(COCO) --images 1000 --largest \
+	--networks squeezenet1_1,mobilenet_v2,resnet18 --out runs/coco
+ENGINE := pyproject.toml \
+	$(wildcard lib/xcnn/*.py lib/xcnn/methods/*.py lib/xcnn/engine/*.py) \
+	$(wildcard data/*.json data/weights/* data/results/*)
+INSTALL = $(BIN)/uv pip install -q -p $(BIN)/python -e
 
 book: $(BIN)/with-book notebooks weights _build/fresh
 	@mkdir -p _build/static/frames && cp data/gallery/*.webp _build/static/frames
+	@echo "Running the chapters that changed: all twelve take about six minutes"
 	@$(BAKED) $(BIN)/python -m tools.book.run_chapters
-	$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --quiet
+	@echo "Building the pages"
+	@$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml \
+		-W -n --keep-going --quiet
 	@$(BIN)/python -m tools.book.check_book
 	@echo "The book is at _build/html/index.html"
 
@@ -34,7 +51,7 @@ lab: $(BIN)/with-book notebooks
 notebooks: $(NOTEBOOKS)
 
 notebooks/%.ipynb: notebooks/%.md tools/book/derive_notebooks.py pyproject.toml | $(BIN)/with-book
-	$(BIN)/python -m tools.book.derive_notebooks $<
+	@$(BIN)/python -m tools.book.derive_notebooks $<
 
 coursework: $(BIN)/with-coursework
 	$(BIN)/python -m tools.book.derive_coursework
@@ -49,12 +66,15 @@ bench: $(BIN)/with-bench book
 	$(BIN)/python -m pytest tests/bench -s
 
 study: $(BIN)/with-book weights
-	@test -d "$(COCO)/annotations" || (echo "Name a COCO folder: make study COCO=folder" && false)
+	@test -d "$(COCO)/annotations" || \
+		(echo "Name a COCO folder: make study COCO=folder" && false)
 	$(BIN)/python -m tools.data.study_shap_cam $(COCO)
 	$(BIN)/python -m tools.data.study_fixations $(COCO)
-	@mkdir -p runs/coco && test ! -f $(RECORDS) -o -f runs/coco/records.jsonl || gzip -dc $(RECORDS) > runs/coco/records.jsonl
-	$(STUDY) --methods gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations
-	$(STUDY) --methods lime --sizes 224  # one map is 150 runs of the network: the original sizes would take a day
+	@mkdir -p runs/coco && test ! -f $(RECORDS) -o -f runs/coco/records.jsonl || \
+		gzip -dc $(RECORDS) > runs/coco/records.jsonl
+	$(STUDY) --methods $(QUICK)
+	# One map of LIME is 150 runs of the network: the original sizes would take a day.
+	$(STUDY) --methods lime --sizes 224
 	gzip -9 -n -c runs/coco/records.jsonl > $(RECORDS)
 
 gallery: $(BIN)/with-book weights
@@ -70,7 +90,8 @@ links: $(BIN)/with-book
 test-colab: $(BIN)/with-test
 	$(BIN)/python -m tools.book.run_on_colab
 
-# What a chapter shows depends on the library, its data and the weights found: when they change, run the chapters again.
+# What a chapter shows depends on the library, its data and the weights found: when they change,
+# run the chapters again.
 _build/fresh: $(ENGINE) .venv/weights.txt
 	@rm -rf _build && mkdir -p _build && touch $@
 
@@ -78,29 +99,34 @@ _build/fresh: $(ENGINE) .venv/weights.txt
 
 # what the tests need beside Python; installed where nobody could be asked
 machine:
-	@command -v chromium >/dev/null || test -z "$$CI" || (apt-get update -qq && apt-get install -y -qq chromium)
-	@command -v bwrap >/dev/null || test -z "$$CI" || (apt-get update -qq && apt-get install -y -qq bubblewrap) || echo "no bubblewrap: tests of the locked room are skipped"
+	@command -v chromium >/dev/null || test -z "$$CI" || \
+		(apt-get update -qq && apt-get install -y -qq chromium)
+	@command -v bwrap >/dev/null || test -z "$$CI" || \
+		(apt-get update -qq && apt-get install -y -qq bubblewrap) || \
+		echo "no bubblewrap: tests of the locked room are skipped"
 
 $(BIN)/with-book: pyproject.toml
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || (echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12" && false)
-	test -x $(BIN)/uv || ($(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q uv)
-	$(BIN)/uv pip install -p $(BIN)/python -e '.[book]'
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		(echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12" && false)
+	@echo "Installing the packages into .venv: a few minutes, once"
+	@test -x $(BIN)/uv || ($(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q uv)
+	@$(INSTALL) '.[book]'
 	@touch $@
 
 $(BIN)/with-coursework: $(BIN)/with-book
-	$(BIN)/uv pip install -p $(BIN)/python -e '.[coursework]'
+	@$(INSTALL) '.[coursework]'
 	@touch $@
 
 $(BIN)/with-pdf: $(BIN)/with-book
-	$(BIN)/uv pip install -p $(BIN)/python -e '.[pdf]'
+	@$(INSTALL) '.[pdf]'
 	@touch $@
 
 $(BIN)/with-test: $(BIN)/with-book
-	$(BIN)/uv pip install -p $(BIN)/python -e '.[test]'
+	@$(INSTALL) '.[test]'
 	@touch $@
 
 $(BIN)/with-bench: $(BIN)/with-test
-	$(BIN)/uv pip install -p $(BIN)/python -e '.[bench]'
+	@$(INSTALL) '.[bench]'
 	@touch $@
 
 .PHONY: book test lab notebooks weights models bench study gallery pdf links test-colab machine coursework

@@ -1,4 +1,4 @@
-"""What the tests share: where things are, and the real networks and photographs where the machine has them."""
+"""What the tests share: where things are, and real networks and photographs where there are any."""
 
 import os
 
@@ -11,9 +11,8 @@ from hypothesis import settings
 from tests.helpers.places import REAL
 
 matplotlib.use("Agg")
-settings.register_profile(
-    "long", max_examples=15_000
-)  # `pytest --hypothesis-profile long`: see oracles.examples
+# for `pytest --hypothesis-profile long`, see oracles.examples
+settings.register_profile("long", max_examples=15_000)
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, with one processor each
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
@@ -21,11 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, with one proc
 
 def pytest_ignore_collect(collection_path, config):
     """Timings run only where they are asked for: `pytest tests/bench -s`."""
-    if collection_path.name == "bench" and not any(
-        "bench" in arg for arg in config.invocation_params.args
-    ):
-        return True
-    return None
+    asked_for = any("bench" in arg for arg in config.invocation_params.args)
+    return True if collection_path.name == "bench" and not asked_for else None
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Scripts: what builds the book (`book`) and what makes data (`data`). Run one as `python -m tools.book.NAME`."""
+"""Scripts that build the book (`tools.book`) and make its data (`tools.data`).
+
+Run one from the root of the repository, as `python -m tools.book.NAME`.
+"""
 
 from pathlib import Path
 

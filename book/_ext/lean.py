@@ -1,8 +1,8 @@
 """Sphinx extension: pages that start small, ask no other server, and do not jump while they load.
 
-The theme draws its icons twice, with a font and with 1.5 MB of script, and adds a script for remote kernels that this
-book does not use. After the build we take both out. Pictures get their size and a smaller file, and load when a reader
-comes near them.
+The theme draws its icons twice, with a font and with 1.5 MB of script, and adds a script for remote
+kernels that this book does not use. After the build both are taken out. Pictures get their size and
+a smaller file, and load when a reader comes near them.
 """
 
 import re
@@ -20,48 +20,57 @@ DROP = [
     r"<script[^>]*design-tabs[^>]*></script>\s*",
     r"<script>document\.write\(`<img [^`]*only-dark[^`]*`\);</script>",  # the logo, a second time
 ]
-
-# A full stop after a formula must not begin the next line. What has been wrapped by an earlier build is left alone.
+# A full stop after a formula must not begin the next line. Formulas that an earlier build has
+# wrapped are left alone.
 FORMULA_AND_STOP = r'(?<!class="nowrap">)<math(?:(?!</math>).)*</math>[,.;:!?)]'
+LOADED_AT_ONCE = r'<img (?=[^>]*src="(?!data:))(?![^>]*loading=)'
+UNSIZED_PICTURE = r'(<img (?![^>]*\bwidth=)[^>]*\bsrc=")((?!data:)[^"]+\.png)"'
+SCROLLS = "pst-scrollable-table-container"
+SCROLLS_BY_KEYBOARD = "jp-RenderedHTMLCommon"
+WEBP_QUALITY = 90  # a fifth of the bytes of a PNG
 
 
 def slim(html):
+    """The text of a page without what it does not need, with pictures that load late."""
     for pattern in DROP:
         html = re.sub(pattern, "", html, flags=re.S)
     html = html.replace("logo__image only-light", "logo__image")
-    # The theme's own script lets the keyboard scroll boxes of this class where they are too narrow, but not these.
-    html = html.replace(
-        '"pst-scrollable-table-container"', '"pst-scrollable-table-container jp-RenderedHTMLCommon"'
-    )
+    # The theme's own script lets the keyboard scroll boxes of the second class, not of the first.
+    html = html.replace(f'"{SCROLLS}"', f'"{SCROLLS} {SCROLLS_BY_KEYBOARD}"')
     html = re.sub(FORMULA_AND_STOP, r'<span class="nowrap">\g<0></span>', html, flags=re.S)
-    return re.sub(
-        r'<img (?=[^>]*src="(?!data:))(?![^>]*loading=)',
-        '<img loading="lazy" decoding="async" ',
-        html,
-    )
+    return re.sub(LOADED_AT_ONCE, '<img loading="lazy" decoding="async" ', html)
 
 
 def pictured(html, folder):
-    """Each picture that has no size yet: with its size, so that text stays where it is, and a fifth of the bytes."""
+    """The text of a page whose pictures have their size, so that text stays where it is.
 
-    def better(match):
+    Each PNG without a size gets a WebP file beside it, which the page then names.
+
+    :param folder: of the page
+    """
+
+    def sized(match):
         path = folder / unescape(match[2])
         with Image.open(path) as picture:
-            picture.save(path.with_suffix(".webp"), quality=90)
+            picture.save(path.with_suffix(".webp"), quality=WEBP_QUALITY)
             width, height = picture.size
         return f'{match[1]}{match[2].removesuffix(".png")}.webp" width="{width}" height="{height}"'
 
-    return re.sub(r'(<img (?![^>]*\bwidth=)[^>]*\bsrc=")((?!data:)[^"]+\.png)"', better, html)
+    return re.sub(UNSIZED_PICTURE, sized, html)
 
 
 def slim_all(app, error):
-    if error is None and app.builder.format == "html":
-        for path in Path(app.outdir).rglob("*.html"):
-            html = path.read_text()
-            if (slimmed := pictured(slim(html), path.parent)) != html:
-                path.write_text(slimmed)
+    """Rewrite the pages of a build that succeeded."""
+    if error is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        html = path.read_text()
+        slimmed = pictured(slim(html), path.parent)
+        if slimmed != html:
+            path.write_text(slimmed)
 
 
 def setup(app):
+    """Register the extension with Sphinx."""
     app.connect("build-finished", slim_all)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

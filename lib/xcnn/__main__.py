@@ -10,73 +10,109 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from . import report, scenes, show, study
-from .errors import InputError, nearest
+from .errors import InputError, one_of
 from .loading import SMALL, load
 from .methods import METHODS
 
-PATIENCE = 20  # seconds to wait for a Dask scheduler
-LARGEST = 4096  # pixels: a batch of larger pictures would not fit into most memories
+DASK_TIMEOUT = 20  # seconds to wait for a Dask scheduler
+MAX_SIDE = 4096  # pixels: a batch of larger pictures would not fit into most memories
+MIN_SHOWN_SIDE = 512  # pixels: maps of small pictures are enlarged to about this size
+ANY_NUMBER = re.compile(r"-?\d{1,9}")
 
 
 def explain(args):
-    """Print the top classes of an image and write the map over it."""
-    if args.method not in METHODS:
-        raise InputError(f"unknown method {args.method!r}; {nearest(args.method, METHODS)}")
-    try:
-        # without Pillow's notes on a broken file: what matters it raises
-        with warnings.catch_warnings(action="ignore"), Image.open(args.image) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    except OSError as error:
-        reason = error.strerror or "not an image that Pillow can read"
-        raise InputError(f"cannot open {args.image}: {reason}") from error
-    except Exception as error:  # a decoder raises all sorts of things where a file is broken
-        raise InputError(f"cannot open {args.image}: {error}") from error
+    """Print the top classes of an image and write the map over it.
+
+    :param args: the command line, parsed
+    :raises InputError: a picture that cannot be opened, unknown names, a file that cannot be
+        written
+
+    >>> scene.image.save(folder / "scene.png")
+    >>> picture, out = (str(folder / name) for name in ("scene.png", "map.png"))
+    >>> xcnn.__main__.main(["explain", picture, "--target", "clock", "--out", out])
+    4...%  broccoli (1)
+    3...%  clock (3)
+    ...
+    wrote ...map.png
+    0
+    """
+    method = METHODS[one_of("method", args.method, METHODS)]
+    image = _opened(args.image)
     net = load(args.network)
     x = net.preprocess(image)
     for index, name, p in net.top(x)[0]:
         print(f"{p:6.1%}  {name} ({index})")
-    target = args.target
-    if target is not None and re.fullmatch(r"-?\d{1,9}", target):
-        target = int(target)
-    method = METHODS[args.method]
-    options = {
-        name: given for name in ("layer", "unit") if (given := getattr(args, name)) is not None
-    }
+    R = method(net, x, _target(args.target), **_options(args, method))
+    out = Path(args.out or f"{Path(args.image).stem}_{args.method}_{args.network}.png")
+    _save(show.overlay(net.picture(x)[0], R[0]), out)
+    print(f"wrote {out}")
+
+
+def _opened(path):
+    """The picture in a file, upright.
+
+    :raises InputError: a file that is missing, broken, or not a picture
+    """
+    try:
+        # Pillow warns of damage that it can read past. Damage that it cannot is an error.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    except OSError as error:
+        reason = error.strerror or "not an image that Pillow can read"
+        raise InputError(f"cannot open {path}: {reason}") from error
+    except Exception as error:  # a decoder raises all sorts of things where a file is broken
+        raise InputError(f"cannot open {path}: {error}") from error
+    return image
+
+
+def _target(text):
+    """A class as methods take it: an index, where the text is a number."""
+    return int(text) if text is not None and ANY_NUMBER.fullmatch(text) else text
+
+
+def _options(args, method):
+    """The options of a method that the command line gives.
+
+    :raises InputError: an option that the method lacks
+    """
+    options = {name: getattr(args, name) for name in ("layer", "unit")}
+    options = {name: value for name, value in options.items() if value is not None}
     for name in options.keys() - inspect.signature(method).parameters:
         raise InputError(
             f"{args.method} has no option --{name}; leave it out or use another method"
         )
-    R = method(net, x, target, **options)
-    out = Path(args.out or f"{Path(args.image).stem}_{args.method}_{args.network}.png")
-    factor = max(
-        1, 512 // x.shape[-1]
-    )  # small networks see small pictures; nobody wants to look at them
-    picture = show.overlay(net.picture(x)[0], R[0])
+    return options
+
+
+def _save(picture, out):
+    """Write a picture, enlarged where it is small.
+
+    :raises InputError: a file that cannot be written
+    """
+    factor = max(1, MIN_SHOWN_SIDE // picture.width)
+    larger = picture.resize([side * factor for side in picture.size], Image.Resampling.BICUBIC)
     try:
-        picture.resize([side * factor for side in picture.size], Image.Resampling.BICUBIC).save(out)
+        larger.save(out)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
-    print(f"wrote {out}")
-
-
-def unit(text):
-    """'7' or '7,3,4' as a tuple of numbers."""
-    return tuple(map(int, text.split(",")))
 
 
 def run_study(args):
-    """Make the records that are missing, then the table and the graphs."""
-    cluster = None
-    if args.dask:
-        try:
-            from dask.distributed import Client
-        except ImportError as error:
-            raise InputError("--dask needs dask.distributed: pip install 'xcnn[study]'") from error
-        try:
-            cluster = Client(args.dask, timeout=PATIENCE)
-        except (OSError, ValueError) as error:
-            raise InputError(f"no Dask scheduler answers at {args.dask}: {error}") from error
+    """Make the records that are missing, then the table and the plots.
+
+    :param args: the command line, parsed
+    :raises InputError: unknown names, folders and files that cannot be used
+
+    >>> options = "--classes clock --images 1 --networks resnet_s --sizes 64 --methods gradient"
+    >>> xcnn.__main__.main(["study", *options.split(), "--out", str(folder)])
+              records   sum  mean   low  high  chance
+    method
+    gradient        1 ...
+    wrote ...methods.png ...
+    0
+    """
+    cluster = _cluster(args.dask) if args.dask else None
     sizes = [size if size == study.ORIGINAL else int(size) for size in args.sizes]
     out = Path(args.out)
     cases = study.cases(args.source, args.classes, args.images, args.seed, args.largest)
@@ -85,13 +121,59 @@ def run_study(args):
     table = report.table(frame)
     table.to_csv(out / "table.csv")
     print(table.to_string(float_format="{:.3f}".format))
-    if len(left := report.left_out(frame)):
-        print(f"\nwithout a result:\n{left.to_string(index=False)}")
-    print("wrote", *report.graphs(frame, out), out / "table.csv", out / "records.jsonl")
+    left_out = report.left_out(frame)
+    if len(left_out):
+        print(f"\nwithout a result:\n{left_out.to_string(index=False)}")
+    print("wrote", *report.plots(frame, out), out / "table.csv", out / "records.jsonl")
+
+
+def _cluster(address):
+    """A client of the Dask scheduler at this address.
+
+    :raises InputError: where dask.distributed is not installed, or nothing answers
+    """
+    try:
+        from dask.distributed import Client
+    except ImportError as error:
+        raise InputError("--dask needs dask.distributed: pip install 'xcnn[study]'") from error
+    try:
+        return Client(address, timeout=DASK_TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
+
+
+def make_scenes(args):
+    """Write scenes as a COCO folder.
+
+    :param args: the command line, parsed
+    :raises InputError: a folder that cannot be written
+
+    >>> xcnn.__main__.main(["scenes", str(folder / "made"), "-n", "2"])
+    wrote ...instances.json
+    0
+    """
+    try:
+        path = scenes.write(args.folder, args.n, args.seed, progress=True)
+    except OSError as error:
+        raise InputError(f"cannot write scenes to {args.folder}: {error}") from error
+    print(f"wrote {path}")
+
+
+def unit(text):
+    """'7' or '7,3,4' as a tuple of numbers.
+
+    >>> xcnn.__main__.unit("7,3,4")
+    (7, 3, 4)
+    """
+    return tuple(map(int, text.split(",")))
 
 
 def at_least(least):
-    """Whole numbers from there on."""
+    """A parser of whole numbers from this one on.
+
+    >>> xcnn.__main__.at_least(1)("30")
+    30
+    """
 
     def number(text):
         if int(text) < least:
@@ -102,86 +184,111 @@ def at_least(least):
 
 
 def names(text):
-    """'a,b' as a list."""
+    """'a,b' as a list.
+
+    >>> xcnn.__main__.names("clock, pizza,")
+    ['clock', 'pizza']
+    """
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def sides(text):
-    """'original,224' as a list; each a word or a number."""
-    if not all(
-        size == study.ORIGINAL or (size.isdecimal() and 0 < int(size) <= LARGEST)
-        for size in names(text)
-    ):
+    """'original,224' as a list; each part is that word or a number of pixels.
+
+    >>> xcnn.__main__.sides("original,224")
+    ['original', '224']
+    """
+    sizes = names(text)
+    if not all(size == study.ORIGINAL or _is_side(size) for size in sizes):
         raise argparse.ArgumentTypeError(
-            f"sizes are 'original' or sides in pixels, 1 to {LARGEST}, not {text!r}"
+            f"sizes are 'original' or sides in pixels, 1 to {MAX_SIDE}, not {text!r}"
         )
-    return names(text)
+    return sizes
 
 
-def make_scenes(args):
-    """Write scenes as a COCO folder."""
-    try:
-        path = scenes.write(args.folder, args.n, args.seed, progress=True)
-    except OSError as error:
-        raise InputError(f"cannot write scenes to {args.folder}: {error}") from error
-    print(f"wrote {path}")
+def _is_side(text):
+    return text.isdecimal() and 0 < int(text) <= MAX_SIDE
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m xcnn", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("explain", help="explain what a network sees in an image")
-    one.add_argument("image", help="a picture file")
-    one.add_argument("--method", default="grad_cam", help=", ".join(METHODS))
-    one.add_argument(
+def _add_explain_parser(commands):
+    parser = commands.add_parser("explain", help="explain what a network sees in an image")
+    parser.add_argument("image", help="a picture file")
+    parser.add_argument("--method", default="grad_cam", help=", ".join(METHODS))
+    parser.add_argument(
         "--network",
         default="resnet_s",
         help="vgg_s, resnet_s, googlenet_s, allconv_s, resnet18, vgg16, ...",
     )
-    one.add_argument("--target", help="class index or name; default: the top class")
-    one.add_argument("--layer", help="default: the last spatial layer")
-    one.add_argument(
+    parser.add_argument("--target", help="class index or name; default: the top class")
+    parser.add_argument("--layer", help="default: the last spatial layer")
+    parser.add_argument(
         "--unit", type=unit, help="an inner unit instead of a class: CHANNEL or CHANNEL,Y,X"
     )
-    one.add_argument("--out", help="picture file to write; default: IMAGE_METHOD_NETWORK.png here")
-    one.set_defaults(run=explain)
-    many = commands.add_parser(
+    parser.add_argument(
+        "--out", help="picture file to write; default: IMAGE_METHOD_NETWORK.png here"
+    )
+    parser.set_defaults(run=explain)
+
+
+def _add_study_parser(commands):
+    parser = commands.add_parser(
         "study", help="measure where the energy of all methods lies; goes on where it stopped"
     )
-    many.add_argument(
+    parser.add_argument(
         "source", nargs="?", default="scenes", help="'scenes' (default) or a COCO folder"
     )
-    many.add_argument(
+    parser.add_argument(
         "--classes", type=names, help="A,B,...; default: six of the scenes', all of a folder's"
     )
-    many.add_argument(
+    parser.add_argument(
         "--images", type=at_least(1), default=30, help="at most so many of each class (default 30)"
     )
-    many.add_argument(
+    parser.add_argument(
         "--largest",
         action="store_true",
         help="ask each image of a folder for its largest object only",
     )
-    many.add_argument(
+    parser.add_argument(
         "--networks", type=names, default=list(SMALL), help="A,B,...; default: the four small ones"
     )
-    many.add_argument(
+    parser.add_argument(
         "--sizes", type=sides, default=["original", "224"], help="default: original,224"
     )
-    many.add_argument("--methods", type=names, help="A,B,...; default: all: " + ", ".join(METHODS))
-    many.add_argument("--seed", type=at_least(0), default=0, help="of the first scene")
-    many.add_argument(
-        "--out", default="study", help="folder for records, table and graphs (default: study)"
+    parser.add_argument(
+        "--methods", type=names, help="A,B,...; default: all: " + ", ".join(METHODS)
     )
-    many.add_argument(
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the first scene")
+    parser.add_argument(
+        "--out", default="study", help="folder for records, table and plots (default: study)"
+    )
+    parser.add_argument(
         "--dask", metavar="ADDRESS", help="share the work with the workers of this Dask scheduler"
     )
-    many.set_defaults(run=run_study)
-    two = commands.add_parser("scenes", help="write scenes with exact masks as a COCO folder")
-    two.add_argument("folder")
-    two.add_argument("-n", type=at_least(1), default=100, help="how many (default 100)")
-    two.add_argument("--seed", type=int, default=0, help="seed of the first")
-    two.set_defaults(run=make_scenes)
+    parser.set_defaults(run=run_study)
+
+
+def _add_scenes_parser(commands):
+    parser = commands.add_parser("scenes", help="write scenes with exact masks as a COCO folder")
+    parser.add_argument("folder")
+    parser.add_argument("-n", type=at_least(1), default=100, help="how many (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first")
+    parser.set_defaults(run=make_scenes)
+
+
+def main(argv=None):
+    """Run a command. What the caller can put right is said in one line on stderr.
+
+    :param argv: the words after `python -m xcnn`; None: those of this process
+    :return: exit code: 0, or 2 where something is wrong
+
+    >>> xcnn.__main__.main(["explain", "nowhere.png"])  # xcnn: cannot open nowhere.png: ...
+    2
+    """
+    parser = argparse.ArgumentParser(prog="python -m xcnn", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_explain_parser(commands)
+    _add_study_parser(commands)
+    _add_scenes_parser(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -192,5 +299,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    # A file's name may hold bytes that are not text.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -1,4 +1,7 @@
-"""Images with true masks: MS COCO, or any folder in its format (scenes.write makes one), through pycocotools."""
+"""Images with true masks: MS COCO, or any folder in its format (`scenes.write` makes one).
+
+pycocotools reads the annotations. It hardly checks them, so this module does.
+"""
 
 import contextlib
 import functools
@@ -6,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -17,6 +21,25 @@ from .errors import InputError, nearest
 from .loading import data_folder
 from .photos import to_rgb
 
+# What pycocotools raises for a file that does not hold annotations, and `_check` for bad records.
+BROKEN = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    OSError,
+)
+# kind of record -> the keys that it needs, with their types
+RECORDS = {
+    "categories": {"id": int, "name": str},
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int},
+}
+MAX_PIXELS = 2**28  # of an image; its mask has to fit into memory
+MIN_COORDINATES = 6  # of a polygon: two points enclose nothing, and pycocotools reads four as a box
+
 
 class Folder:
     """A COCO folder: one annotation file under `annotations/`, images anywhere beside it.
@@ -24,45 +47,39 @@ class Folder:
     :param folder: its path
     :param annotations: name of the annotation file; None: the only `instances*.json` there
     :raises InputError: no such folder, or no annotation file in it that can be read
+
+    >>> _ = xcnn.scenes.write(folder, 2, seed=10, count=2)
+    >>> list(xcnn.coco.Folder(folder).categories)[:3]
+    ['banana', 'broccoli', 'bus']
     """
 
     def __init__(self, folder, annotations=None):
         self.folder = Path(folder)
-        found = sorted((self.folder / "annotations").glob(annotations or "instances*.json"))
-        if len(found) != 1:
-            raise InputError(
-                f"{len(found)} annotation files in {self.folder / 'annotations'}; "
-                + (
-                    "name one with annotations="
-                    if found
-                    else "a COCO folder holds annotations/instances_*.json and its images"
-                )
-            )
+        path = self._annotation_file(annotations)
         try:
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ):  # pycocotools reports its progress by print
-                self.coco = COCO(str(found[0]))
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+                self.coco = COCO(str(path))
             _check(self.coco)
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            AssertionError,
-            RecursionError,
-            OSError,
-        ) as error:
+        except BROKEN as error:
             raise InputError(
-                f"{found[0]} is not a COCO annotation file ({error}); download it again"
+                f"{path} is not a COCO annotation file ({error}); download it again"
             ) from error
         self.categories = {c["name"]: c["id"] for c in self.coco.dataset["categories"]}
 
     def ids(self, category=None):
-        """Ids of the images that show a category (None: of all images), in ascending order."""
-        return sorted(
-            self.coco.getImgIds(catIds=[] if category is None else [self._category(category)])
-        )
+        """Ids of the images that show a category.
+
+        :param category: its name; None: all images
+        :return: list of int, in ascending order
+        :raises InputError: unknown category
+
+        >>> _ = xcnn.scenes.write(folder, 2, seed=10, count=2)
+        >>> coco = xcnn.coco.Folder(folder)
+        >>> coco.ids(), coco.ids("broccoli")
+        ([10, 11], [10])
+        """
+        category_ids = [] if category is None else [self._category(category)]
+        return sorted(self.coco.getImgIds(catIds=category_ids))
 
     def image(self, image_id):
         """One image.
@@ -70,15 +87,13 @@ class Folder:
         :param image_id: one of `ids`
         :return: PIL RGB image
         :raises InputError: unknown id; file missing or broken
+
+        >>> _ = xcnn.scenes.write(folder, 1, seed=10, count=2)
+        >>> picture = xcnn.coco.Folder(folder).image(10)
+        >>> bool((np.asarray(picture) == np.asarray(scene.image)).all())  # `scene` is render(10)
+        True
         """
-        record = self._record(image_id)
-        name, size = record["file_name"], (record["width"], record["height"])
-        folders = [self.folder, *sorted(p for p in self.folder.iterdir() if p.is_dir())]
-        path = next((folder / name for folder in folders if os.path.exists(folder / name)), None)
-        if path is None:
-            raise InputError(
-                f"image {image_id} ({name}) is not in {self.folder} or a folder below it; download it"
-            )
+        path = self._image_file(image_id)
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
                 image = to_rgb(opened)
@@ -86,33 +101,70 @@ class Folder:
             raise InputError(
                 f"{path} cannot be read as an image ({error}); download it again"
             ) from error
+        record = self._record(image_id)
+        size = record["width"], record["height"]
         if image.size != size:  # its masks would lie elsewhere
             raise InputError(
-                f"{path} is {image.size}, the annotations say {size}: width, height; download both again"
+                f"{path} is {image.size}, the annotations say {size}: width, height; "
+                "download both again"
             )
         return image
 
     def mask(self, image_id, category):
-        """Where the image `image_id` shows the category, all its instances together: (H, W) bool."""
+        """Where an image shows a category, all its instances together.
+
+        :param image_id: one of `ids`
+        :param category: its name
+        :return: (H, W) bool
+        :raises InputError: unknown id or category; outlines or run lengths that are not a mask
+
+        >>> _ = xcnn.scenes.write(folder, 1, seed=10, count=2)
+        >>> mask = xcnn.coco.Folder(folder).mask(10, "clock")
+        >>> mask.shape, bool((mask == scene.mask("clock")).all())
+        ((128, 128), True)
+        """
         record = self._record(image_id)
-        which = self.coco.getAnnIds(imgIds=[image_id], catIds=[self._category(category)])
-        mask = np.zeros((record["height"], record["width"]), bool)
-        for annotation in self.coco.loadAnns(which):
+        h, w = record["height"], record["width"]
+        mask = np.zeros((h, w), bool)
+        category_id = self._category(category)
+        annotation_ids = self.coco.getAnnIds(imgIds=[image_id], catIds=[category_id])
+        for annotation in self.coco.loadAnns(annotation_ids):
             segmentation = annotation.get("segmentation")
-            if not _is_mask(segmentation, *mask.shape):
+            if not _is_mask(segmentation, h, w):
                 raise InputError(
-                    f"annotation {annotation['id']} of image {image_id} in {self.folder} holds no outlines or run "
-                    f"lengths of {len(mask)} x {mask.shape[1]} pixels; download the annotations again"
+                    f"annotation {annotation['id']} of image {image_id} in {self.folder} holds "
+                    f"no outlines or run lengths of {h} x {w} pixels; "
+                    "download the annotations again"
                 )
-            if isinstance(
-                segmentation, list
-            ):  # two points enclose nothing; pycocotools would take them for a box
-                segmentation = [p for p in segmentation if len(p) >= 6]
+            if isinstance(segmentation, list):
+                segmentation = [p for p in segmentation if len(p) >= MIN_COORDINATES]
             if segmentation:
-                mask |= self.coco.annToMask(annotation | {"segmentation": segmentation}).astype(
-                    bool
-                )
+                instance = self.coco.annToMask(annotation | {"segmentation": segmentation})
+                mask |= instance.astype(bool)
         return mask
+
+    def _annotation_file(self, name):
+        """The path of the file of this name; None: of the only `instances*.json`."""
+        folder = self.folder / "annotations"
+        paths = sorted(folder.glob(name or "instances*.json"))
+        if len(paths) == 1:
+            return paths[0]
+        if paths:
+            remedy = "name one with annotations="
+        else:
+            remedy = "a COCO folder holds annotations/instances_*.json and its images"
+        raise InputError(f"{len(paths)} annotation files in {folder}; {remedy}")
+
+    def _image_file(self, image_id):
+        """The path of an image, in the folder or in one below it."""
+        name = self._record(image_id)["file_name"]
+        folders = [self.folder, *sorted(p for p in self.folder.iterdir() if p.is_dir())]
+        for folder in folders:
+            if os.path.exists(folder / name):
+                return folder / name
+        raise InputError(
+            f"image {image_id} ({name}) is not in {self.folder} or a folder below it; download it"
+        )
 
     def _record(self, image_id):
         if image_id not in self.coco.imgs:
@@ -127,16 +179,14 @@ class Folder:
         return self.categories[name]
 
 
-RECORDS = {
-    "categories": {"id": int, "name": str},
-    "images": {"id": int, "file_name": str, "height": int, "width": int},
-    "annotations": {"id": int, "image_id": int, "category_id": int},
-}
-MOST = 2**28  # pixels
+# ---- checks that pycocotools does not make
 
 
 def _check(coco):
-    """Refuse what pycocotools would pass over: records without what they need, and two that have one id or name.
+    """Refuse a file with mistakes that pycocotools would pass over.
+
+    These are records that lack a key, two records with the same id or name, and images without
+    pixels or with too many.
 
     :raises KeyError, ValueError: saying what is wrong
     """
@@ -150,59 +200,75 @@ def _check(coco):
             if len({record[key] for record in records}) < len(records):
                 raise ValueError(f"two of the {kind} have the same {key!r}")
     for image in coco.dataset["images"]:
-        if not (
-            min(image["height"], image["width"]) > 0 and image["height"] * image["width"] <= MOST
-        ):
-            raise ValueError(f"image {image['id']} is {image['width']} x {image['height']} pixels")
+        h, w = image["height"], image["width"]
+        if min(h, w) <= 0 or h * w > MAX_PIXELS:
+            raise ValueError(f"image {image['id']} is {w} x {h} pixels")
 
 
 def _is_mask(segmentation, h, w):
-    """Are these polygons or run lengths that fill a picture of h x w? pycocotools believes everything."""
+    """Are these polygons or run lengths of a picture of h x w pixels?"""
     if isinstance(segmentation, list):
-        return bool(segmentation) and all(_is_polygon(p, 2 * max(h, w)) for p in segmentation)
+        # pycocotools takes memory in proportion to the length of an outline, so a point may lie
+        # outside the picture, but not far.
+        farthest = 2 * max(h, w)
+        return bool(segmentation) and all(_is_polygon(p, farthest) for p in segmentation)
     if not isinstance(segmentation, dict) or segmentation.get("size") != [h, w]:
         return False
-    runs = segmentation.get("counts")
-    runs = _runs(runs) if isinstance(runs, str) else runs
-    return (
-        isinstance(runs, list)
-        and all(type(n) is int and n >= 0 for n in runs)
-        and sum(runs) == h * w
-    )
-
-
-def _is_polygon(p, far):
-    if (
-        not isinstance(p, list)
-        or not p
-        or len(p) % 2
-        or not all(type(v) in (int, float) for v in p)
-    ):
+    counts = segmentation.get("counts")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list):
         return False
-    return all(math.isfinite(v) and abs(v) <= far for v in p)
+    return all(type(n) is int and n >= 0 for n in runs) and sum(runs) == h * w
+
+
+def _is_polygon(coordinates, farthest):
+    """Is this a list x, y, x, y, ... of finite numbers, none of them beyond `farthest`?"""
+    if not isinstance(coordinates, list) or not coordinates or len(coordinates) % 2:
+        return False
+    if not all(type(v) in (int, float) for v in coordinates):
+        return False
+    return all(math.isfinite(v) and abs(v) <= farthest for v in coordinates)
+
+
+# COCO writes run lengths as a string of numbers. A character is "0" plus six bits: the upper bit
+# says whether more characters of this number follow, the lower five are digits of the number, the
+# lowest digits first. So "P" to "o" are followed by more, and "0" to "O" end a number. The highest
+# bit of all is its sign. Seven characters hold any number up to `MAX_PIXELS`.
+NUMBER = re.compile("[P-o]{0,6}[0-O]")
+NUMBERS = re.compile(f"(?:{NUMBER.pattern})*")
 
 
 def _runs(code):
-    """The run lengths that a string holds, None where it ends too early or is no such string.
+    """The run lengths that a string holds; None where it does not hold any, or ends too early.
 
-    A character is 48 plus six bits: five of a number, the lowest first, and whether more follow. From the fourth number
-    on it is the difference to the run before the last one.
+    From the fourth number on, a number is the difference to the run before the last one.
     """
-    runs, number, bits = [], 0, 0
-    for six in (ord(character) - 48 for character in code):
-        if not 0 <= six < 64 or bits > 30:
-            return None
-        number, bits = number | (six & 31) << bits, bits + 5
-        if not six & 32:
-            number -= (six & 16) << bits - 4  # the highest of its bits is the sign
-            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-            number = bits = 0
-    return runs if bits == 0 else None
+    if not NUMBERS.fullmatch(code):
+        return None
+    runs = []
+    for characters in NUMBER.findall(code):
+        before = runs[-2] if len(runs) > 2 else 0
+        runs.append(before + _number(characters))
+    return runs
+
+
+def _number(characters):
+    """The number that these characters stand for, in two's complement."""
+    number = 0
+    for character in reversed(characters):
+        number = number * 32 + (ord(character) - ord("0")) % 32
+    range_of_numbers = 32 ** len(characters)
+    is_negative = number >= range_of_numbers // 2
+    return number - range_of_numbers if is_negative else number
 
 
 @functools.cache
 def class_map():
-    """COCO category -> the ImageNet classes that are kinds of it: dict name -> {index: ImageNet name}."""
+    """COCO category -> the ImageNet classes that are kinds of it: dict name -> {index: name}.
+
+    >>> xcnn.coco.class_map()["zebra"]
+    {340: 'zebra'}
+    """
     table = json.loads((data_folder() / "class_map.json").read_text())
     return {
         name: {int(index): imagenet for index, imagenet in classes.items()}

@@ -1,17 +1,50 @@
-"""Errors that say what to do."""
+"""The errors of this library: each says what to do."""
 
 import difflib
 
+MAX_LISTED = 12  # names that a message lists; more would hide its point
+
 
 class InputError(ValueError):
-    """Something the caller can put right; the message says how."""
+    """Something that the caller can put right; the message says how.
+
+    >>> xcnn.load("resnet_x")
+    Traceback (most recent call last):
+    xcnn.errors.InputError: unknown network 'resnet_x'; did you mean 'resnet_s' or ...?
+    """
 
 
 def nearest(name, names):
-    """'did you mean ...?' for a name that is not among names; the first of them where nothing is close."""
-    names = [str(n) for n in names]
+    """The names that are most like a mistaken one, as the end of a message.
+
+    :param name: what the caller wrote
+    :param names: those there are
+    :return: "did you mean ...?"; where nothing is close, "choose one of: ..." with the first names
+
+    >>> xcnn.errors.nearest("pizzza", ["banana", "pizza"])
+    "did you mean 'pizza'?"
+    """
+    names = [str(known) for known in names]
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    close = close or [n for n in names if str(name).lower() in n.lower()][:3]
+    if not close:
+        close = [known for known in names if str(name).lower() in known.lower()][:3]
     if close:
         return "did you mean " + " or ".join(map(repr, close)) + "?"
-    return "choose one of: " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return "choose one of: " + ", ".join(names[:MAX_LISTED]) + (", ..." * (len(names) > MAX_LISTED))
+
+
+def one_of(what, value, names):
+    """The value, where it is one of these names.
+
+    :param what: what kind of name it is, for the message
+    :param value: what the caller wrote
+    :param names: those there are
+    :return: value
+    :raises InputError: for any other value, with the nearest names
+
+    >>> xcnn.errors.one_of("score", "logit", ("logit", "probability"))
+    'logit'
+    """
+    if not isinstance(value, str) or value not in names:
+        raise InputError(f"unknown {what} {value!r}; {nearest(value, names)}")
+    return value

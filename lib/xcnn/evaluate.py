@@ -1,4 +1,7 @@
-"""Where does a map lie, given the true mask of an object? (Whether to believe it is another question: `sanity.py`.)"""
+"""Measures of where a map lies, given the true mask of an object.
+
+Whether the map is to be believed is another question: `sanity.py`.
+"""
 
 import numpy as np
 import torch
@@ -6,34 +9,49 @@ from scipy.ndimage import distance_transform_edt, label
 
 from .errors import InputError
 
+ROUNDING = 1e-9  # 50 * 1.1 is a little over 55 in binary, and must not become 56 pixels
+
 
 def energy_concentration(R, mask, dilate=0.2):
-    """P = E / E_total: the share of a map's energy that lies on the object, E = sum |R M|^2 over pixels and channels.
+    """P = E / E_total: the share of a map's energy that lies on the object.
 
-    Source: Kamenicky 2021. Computed in float64 after division by max |R|, since maps of deep networks overflow float32
-    when squared.
+    The energy E is the sum of |R M|^2 over pixels and channels. Source: Kamenicky 2021. Computed in
+    float64 after division by max |R|, since maps of deep networks overflow float32 when squared.
 
     :param R: (N, C, H, W) map of any scale
     :param mask: (N, H, W) or (H, W) bool, True on the object
-    :param dilate: the mask grows evenly until its area has grown by this fraction; 0 takes it as it is
+    :param dilate: the mask grows evenly until its area has grown by this fraction; 0: not at all
     :return: (N,) float64 in [0, 1]; NaN where a map has no energy at all
     :raises InputError: shapes that do not match, a mask that is not bool, NaN or infinity in R
+
+    >>> R = torch.tensor([[[[3.0, 0.0], [0.0, -4.0]]]])
+    >>> mask = torch.tensor([[True, False], [False, False]])
+    >>> xcnn.energy_concentration(R, mask, dilate=0)  # 9 / (9 + 16)
+    tensor([0.3600], dtype=torch.float64)
     """
     R, masks = _fitting(R, mask)
     if dilate < 0:
         raise InputError(
             f"dilate is the fraction by which the mask's area grows, 0 or more, not {dilate}"
         )
-    grown = torch.from_numpy(np.stack([dilated(m, dilate) for m in masks]))
-    energy = (
-        (R / R.abs().amax((1, 2, 3), keepdim=True)).square().sum(1)
-    )  # 0 / 0 = NaN: no energy, no verdict
+    grown = torch.from_numpy(np.stack([dilated(mask, dilate) for mask in masks]))
+    scaled = R / R.abs().amax((1, 2, 3), keepdim=True)  # 0 / 0 is NaN: no energy, no P
+    energy = scaled.square().sum(1)
     return (energy * grown).sum((1, 2)) / energy.sum((1, 2))
 
 
 def dilated(mask, fraction):
-    """The mask (H, W) bool, and all pixels up to the distance at which its area has grown by this fraction."""
-    wanted = int(np.ceil(mask.sum() * (1 + fraction) - 1e-9))
+    """A mask with all pixels up to the distance at which its area has grown by a fraction.
+
+    :param mask: (H, W) bool array
+    :param fraction: 0 or more
+    :return: (H, W) bool array
+
+    >>> mask = np.array([[False, False, True, False, False]])
+    >>> xcnn.evaluate.dilated(mask, 2).astype(int)  # its area grows by 2 times 1 pixel
+    array([[0, 1, 1, 1, 0]])
+    """
+    wanted = int(np.ceil(mask.sum() * (1 + fraction) - ROUNDING))
     if not mask.any() or wanted == mask.sum():
         return mask.copy()
     if wanted >= mask.size:
@@ -43,12 +61,15 @@ def dilated(mask, fraction):
 
 
 def chance(mask, dilate=0.2):
-    """What a map gets that knows nothing: the share of the picture that the grown mask covers.
+    """The score of a uniform map: the share of the picture that the grown mask covers.
 
     :param mask: (N, H, W) or (H, W) bool
     :param dilate: as in `energy_concentration`
     :return: (N,) float64, N = 1 for a single mask
-    :raises InputError: a mask of another shape, or that is not bool
+    :raises InputError: a mask of another shape, or one that is not bool
+
+    >>> xcnn.evaluate.chance(np.eye(10, dtype=bool), dilate=0)
+    tensor([0.1000], dtype=torch.float64)
     """
     mask = torch.as_tensor(mask).cpu()
     if mask.dtype != torch.bool or mask.ndim not in (2, 3):
@@ -56,66 +77,92 @@ def chance(mask, dilate=0.2):
             f"mask must be bool, (N, H, W) or (H, W), got {mask.dtype} {tuple(mask.shape)}"
         )
     masks = mask.view(-1, *mask.shape[-2:]).numpy()
-    return torch.tensor([dilated(m, dilate).mean() for m in masks], dtype=torch.float64)
+    return torch.tensor([dilated(mask, dilate).mean() for mask in masks], dtype=torch.float64)
 
 
 def pointing_game(R, mask, tolerance=15):
-    """Is the largest value of the map on the object, or at most `tolerance` pixels away?
+    """Whether the largest value of the map is on the object, or at most `tolerance` pixels away.
 
-    Source: Zhang et al. 2018, arXiv 1608.00507, section 4.1 (15 pixels). Channels are summed first. A map of one value
-    has no largest, and misses.
+    Source: Zhang et al. 2018, arXiv 1608.00507, section 4.1 (15 pixels). Channels are summed first.
+    A constant map has no largest value, and misses.
 
     :param R: (N, C, H, W) map
     :param mask: (N, H, W) or (H, W) bool
     :param tolerance: in pixels
     :return: (N,) bool
     :raises InputError: shapes that do not match
+
+    >>> R = torch.eye(8)[None, None] * torch.arange(8)  # the largest value is at the lower right
+    >>> mask = torch.eye(8) * torch.arange(8) == 4  # the object is 3 pixels up and 3 to the left
+    >>> [xcnn.evaluate.pointing_game(R, mask, pixels).item() for pixels in (4, 5)]
+    [False, True]
     """
     R, masks = _fitting(R, mask)
     hits = []
-    for total, m in zip(R.sum(1).numpy(), masks, strict=True):
-        near = distance_transform_edt(~m) <= tolerance if m.any() else m
+    for total, mask in zip(R.sum(1).numpy(), masks, strict=True):
+        near = distance_transform_edt(~mask) <= tolerance if mask.any() else mask
         hits.append(bool(near.flat[total.argmax()]) and np.ptp(total) > 0)
     return torch.tensor(hits)
 
 
 def box_iou(R, mask, threshold=0.15):
-    """Localisation: overlap of two boxes, intersection over union.
+    """Localisation: the overlap of two boxes, intersection over union.
 
-    One box is around the mask. The other is around the largest connected part of the map that is above this fraction
-    of its maximum (Zhou et al. 2016, arXiv 1512.04150, section 3.2, with 0.2; Selvaraju et al. 2017 with 0.15).
+    One box is around the mask. The other is around the largest connected part of the map that is
+    above this fraction of its maximum (Zhou et al. 2016, arXiv 1512.04150, section 3.2, with 0.2;
+    Selvaraju et al. 2017 with 0.15).
 
     :param R: (N, C, H, W), summed over channels
     :param mask: (N, H, W) or (H, W) bool
     :param threshold: the fraction
-    :return: (N,) float64 in [0, 1]; 0 where the map has no positive value, NaN where the mask is empty
+    :return: (N,) float64 in [0, 1]; 0 where the map has no positive value, NaN where the mask is
+        empty
     :raises InputError: shapes that do not match
+
+    >>> mask = torch.ones(4, 8, dtype=torch.bool)
+    >>> left_half = (torch.arange(8) < 4).float().expand(1, 1, 4, 8)
+    >>> xcnn.evaluate.box_iou(left_half, mask)
+    tensor([0.5000], dtype=torch.float64)
     """
     R, masks = _fitting(R, mask)
-    found = []
-    for total, m in zip(R.sum(1).numpy(), masks, strict=True):
-        parts = (
-            label(total > threshold * total.max())[0] if total.max() > 0 else np.zeros(m.shape, int)
-        )
-        sizes = np.bincount(parts.flat)[1:]
-        found.append(
-            _overlap(_box(m), _box(parts == 1 + sizes.argmax())) if len(sizes) and m.any() else 0.0
-        )
-        found[-1] = found[-1] if m.any() else np.nan
-    return torch.tensor(found, dtype=torch.float64)
+    overlaps = [
+        _box_overlap(total, mask, threshold)
+        for total, mask in zip(R.sum(1).numpy(), masks, strict=True)
+    ]
+    return torch.tensor(overlaps, dtype=torch.float64)
 
 
-def _box(m):
-    """First and last row and column, the last ones not included."""
-    rows, columns = np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))
+def _box_overlap(total, mask, threshold):
+    """`box_iou` of one map and one mask, (H, W) each."""
+    if not mask.any():
+        return np.nan
+    if total.max() <= 0:
+        return 0.0
+    parts, _ = label(total > threshold * total.max())
+    sizes = np.bincount(parts.flat)[1:]  # part 0 is what lies below the threshold
+    if not len(sizes):
+        return 0.0
+    return _overlap(_box(mask), _box(parts == 1 + sizes.argmax()))
+
+
+def _box(mask):
+    """First and last row, first and last column; the last ones are not included."""
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
-def _overlap(a, b):
-    height, width = min(a[1], b[1]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[2], b[2])
+def _overlap(box, other):
+    """Intersection over union of two boxes."""
+    height = min(box[1], other[1]) - max(box[0], other[0])
+    width = min(box[3], other[3]) - max(box[2], other[2])
     common = max(height, 0) * max(width, 0)
-    area = lambda box: (box[1] - box[0]) * (box[3] - box[2])  # noqa: E731
-    return common / (area(a) + area(b) - common)
+    return common / (_area(box) + _area(other) - common)
+
+
+def _area(box):
+    top, bottom, left, right = box
+    return (bottom - top) * (right - left)
 
 
 def _fitting(R, mask):
@@ -123,17 +170,20 @@ def _fitting(R, mask):
 
     :raises InputError: shapes that do not match, a mask that is not bool, NaN or infinity in R
     """
-    R, mask = torch.as_tensor(R).detach().double().cpu(), torch.as_tensor(mask).cpu()
+    R = torch.as_tensor(R).detach().double().cpu()
+    mask = torch.as_tensor(mask).cpu()
     if R.ndim != 4:
         raise InputError(f"R must have shape (N, C, H, W), got {tuple(R.shape)}")
     if mask.dtype != torch.bool:
         raise InputError(f"mask must be bool, got {mask.dtype}; write mask > 0")
     if mask.shape not in (R.shape[2:], (len(R), *R.shape[2:])):
         raise InputError(
-            f"mask {tuple(mask.shape)} does not fit R {tuple(R.shape)}; it must be (N, H, W) or (H, W)"
+            f"mask {tuple(mask.shape)} does not fit R {tuple(R.shape)}; "
+            "it must be (N, H, W) or (H, W)"
         )
     if not torch.isfinite(R).all():
         raise InputError(
-            "R holds NaN or infinite values; leave this map out, or explain in float32 if it is half precision"
+            "R holds NaN or infinite values; "
+            "leave this map out, or explain in float32 if it is half precision"
         )
     return R, mask.expand(len(R), *R.shape[2:]).numpy()

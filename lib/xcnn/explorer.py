@@ -2,9 +2,9 @@
 
     explore(view, alt="Heat map of {image} at layer {layer}", image=["cat", "dog"], layer=range(4))
 
-The environment variable `XCNN_EXPLORER` picks the back-end, so that a chapter reads the same wherever it runs:
-`live` (the default) computes when a control moves; `baked` draws every combination once, for the book;
-`snapshot` draws the first combination only, for print.
+The environment variable `XCNN_EXPLORER` picks the back-end, so that a chapter reads the same
+wherever it runs: `live` (the default) computes when a control moves; `baked` draws every
+combination once, for the book; `snapshot` draws the first combination only, for print.
 """
 
 import base64
@@ -27,21 +27,33 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-MAX_FRAMES = 96
+MAX_FRAMES = 96  # that a page carries: more would take too long to load
 DPI = 130  # a figure 7 inches wide gives 910 pixels
+QUALITY = 80  # of WebP pictures, out of 100
+# The effort of the WebP encoder, from 0 to 6: a live picture is waited for, a baked one is stored.
+LIVE_EFFORT = 0
+BAKED_EFFORT = 4
 
 
 def explore(view, *, alt, **choices):
     """Show `view` with one control per choice.
 
-    :param view: called as `view(**choice)`, returns a matplotlib Figure; it is drawn on its full canvas, then closed
-    :param alt: text for those who cannot see the picture: a string with a `{name}` field for each choice, or a
-        function, `alt(**choice) -> str`
-    :param choices: name -> options; numbers become a slider, strings a menu, and the first option is where it starts;
-        in the label `_` becomes a space and a trailing `_` goes: `class_` reads "class"
+    :param view: called as `view(**choice)`, returns a matplotlib Figure; it is drawn on its full
+        canvas, then closed
+    :param alt: text for those who cannot see the picture: a string with a `{name}` field for each
+        choice, or a function, `alt(**choice) -> str`
+    :param choices: name -> options; numbers become a slider, strings a menu, and the first option
+        is where it starts; in the label `_` becomes a space and a trailing `_` goes: `class_` reads
+        "class"
     :return: something that Jupyter displays
-    :raises ValueError: where the arguments do not fit together; also whatever `view` raises for the first picture;
-        later, when a control has moved, the error takes the place of the picture
+    :raises ValueError: where the arguments do not fit together; also whatever `view` raises for the
+        first picture; later, when a control has moved, the error takes the place of the picture
+
+    >>> def view(layer):
+    ...     return plt.figure()
+    >>> widget = xcnn.explore(view, alt="Maps of layer {layer}", layer=range(4))
+    >>> [type(part).__name__ for part in widget.children]
+    ['SelectionSlider', 'HTML']
     """
     backend = os.environ.get("XCNN_EXPLORER", "live")
     if backend not in BACKENDS:
@@ -50,43 +62,61 @@ def explore(view, *, alt, **choices):
         raise ValueError(
             "explore() has nothing to choose from: add a choice such as layer=range(4)"
         )
-    choices = {name: _options(name, given) for name, given in choices.items()}
+    choices = {name: _options(name, values) for name, values in choices.items()}
     if not callable(alt):
-        fields = [field for _, field, *_ in string.Formatter().parse(str(alt)) if field is not None]
-        if {re.split(r"[.\[]", field)[0] for field in fields} != set(choices):
-            wanted = ", ".join(f"{{{name}}}" for name in choices)
-            raise ValueError(
-                f"alt is {alt!r}: say what the picture shows, with exactly the fields {wanted}"
-            )
+        _check_fields(alt, choices)
     return BACKENDS[backend](view, alt, choices)
 
 
 def frames(choices):
-    """All combinations of `choices` (name -> list) as a list of dicts; the last choice varies fastest."""
-    return [
-        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
-    ]
+    """All combinations of choices, in the order of the baked pictures.
+
+    :param choices: name -> list of options
+    :return: list of dicts, name -> option; the last choice varies fastest
+
+    >>> xcnn.explorer.frames({"image": ["cat", "dog"], "layer": [1]})
+    [{'image': 'cat', 'layer': 1}, {'image': 'dog', 'layer': 1}]
+    """
+    combinations = itertools.product(*choices.values())
+    return [dict(zip(choices, values, strict=True)) for values in combinations]
 
 
-def _options(name, given):
+# ---- choices
+
+
+def _options(name, values):
     """The options of one choice as a list, checked."""
-    options = [] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
-    if not (options and (_numeric(options) or all(isinstance(option, str) for option in options))):
+    is_list = hasattr(values, "__iter__") and not isinstance(values, str)
+    options = list(values) if is_list else []
+    texts_only = all(isinstance(option, str) for option in options)
+    if not options or not (_numeric(options) or texts_only):
         raise ValueError(
-            f"choice {name!r} is {given!r}: give a list of numbers or a list of strings, at least one"
+            f"choice {name!r} is {values!r}: "
+            "give a list of numbers or a list of strings, at least one"
         )
-    if len(set(map(_text, options))) < len(options):
+    if len({_text(option) for option in options}) < len(options):
         raise ValueError(
             f"choice {name!r} has options that read the same, {options!r}: give each once"
         )
     return options
 
 
+def _check_fields(alt, choices):
+    """Refuse an alt text whose fields are not the choices."""
+    fields = [field for _, field, *_ in string.Formatter().parse(str(alt)) if field is not None]
+    names = {re.split(r"[.\[]", field)[0] for field in fields}  # of "{image.name}" the image
+    if names != set(choices):
+        wanted = ", ".join(f"{{{name}}}" for name in choices)
+        raise ValueError(
+            f"alt is {alt!r}: say what the picture shows, with exactly the fields {wanted}"
+        )
+
+
 def _numeric(options):
     return all(isinstance(option, Real) and not isinstance(option, bool) for option in options)
 
 
-def _slides(options):
+def _is_slider(options):
     return len(options) > 1 and _numeric(options)  # a slider with one position cannot be drawn
 
 
@@ -98,8 +128,13 @@ def _label(name):
     return name.removesuffix("_").replace("_", " ")
 
 
-def _render(view, alt, choice, format="webp", effort=4):
-    """Draw one frame: (the encoded picture, its alt text). Closes what `view` opened, also when it fails.
+# ---- pictures
+
+
+def _render(view, alt, choice, format="webp", effort=BAKED_EFFORT):
+    """Draw one frame: (the encoded picture, its alt text).
+
+    Closes the figures that `view` opened, also when it fails.
 
     :param effort: of the WebP encoder, from 0, fast, to 6, small
     """
@@ -108,23 +143,10 @@ def _render(view, alt, choice, format="webp", effort=4):
         figure = view(**choice)
         if not isinstance(figure, Figure):
             raise ValueError(
-                f"view returned {type(figure).__name__}, not a matplotlib Figure: end it with return fig"
+                f"view returned {type(figure).__name__}, not a matplotlib Figure: "
+                "end it with return fig"
             )
-        for ax in figure.axes:
-            if not ax.axison:
-                ax.set(
-                    xticks=[], yticks=[]
-                )  # hidden ones would still be measured for the layout: half of the time
-        figure.set(dpi=DPI, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # once; savefig lays out and draws twice
-        picture, buffer = (
-            Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"),
-            io.BytesIO(),
-        )
-        picture.save(
-            buffer, format, quality=80, method=effort, dpi=(DPI, DPI)
-        )  # PNG takes the last of these only
+        picture = _encoded(_drawn(figure), format, effort)
         plt.close(figure)
     finally:
         for number in set(plt.get_fignums()) - before:
@@ -134,102 +156,106 @@ def _render(view, alt, choice, format="webp", effort=4):
         raise ValueError(
             f"alt gives {text!r} for {choice}: return a sentence that says what the picture shows"
         )
-    return buffer.getvalue(), text
+    return picture, text
+
+
+def _drawn(figure):
+    """A figure as a PIL RGB image of its full canvas, on white."""
+    for ax in figure.axes:
+        if not ax.axison:  # hidden ticks would still be measured for the layout: half of the time
+            ax.set(xticks=[], yticks=[])
+    figure.set(dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once; savefig lays out and draws twice
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _encoded(picture, format, effort):
+    """A picture as the bytes of a file. Of the settings PNG takes only dpi."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format, quality=QUALITY, method=effort, dpi=(DPI, DPI))
+    return buffer.getvalue()
 
 
 def _img(webp, alt, address=None):
-    """An <img> of known size. With an address it loads when a reader comes near, else it brings its picture along."""
+    """An <img> of known size.
+
+    :param address: of the picture, which then loads when a reader comes near; None: the <img>
+        brings its picture along
+    """
     width, height = Image.open(io.BytesIO(webp)).size
     address = address or "data:image/webp;base64," + base64.b64encode(webp).decode()
     style = "display:block;max-width:100%;height:auto"
     return (
-        f'<img loading="lazy" width="{width}" height="{height}" style="{style}" alt="{escape(alt)}"'
-        f' src="{escape(address)}">'
+        f'<img loading="lazy" width="{width}" height="{height}" style="{style}" '
+        f'alt="{escape(alt)}" src="{escape(address)}">'
     )
 
 
+# ---- live
+
+
 def _live(view, alt, choices):
-    """Sliders and menus of ipywidgets (7.7.1 as on Colab, or 8) above one picture, which each move replaces."""
+    """Controls above one picture, which each move replaces; ipywidgets 7.7.1, as on Colab, or 8."""
     import ipywidgets as widgets  # here, because the other back-ends do without
 
     @functools.cache
     def picture(*values):
-        return _img(*_render(view, alt, dict(zip(choices, values, strict=True)), effort=0))
-
-    def control(name, options):
-        settings = {
-            "options": [(_text(option), option) for option in options],
-            "description": _label(name),
-        }
-        settings |= {
-            "style": {"description_width": "initial"},
-            "layout": {"width": "100%", "max_width": "32rem"},
-        }
-        slides = _slides(options)
-        return (
-            widgets.SelectionSlider(continuous_update=False, **settings)
-            if slides
-            else widgets.Dropdown(**settings)
+        return _img(
+            *_render(view, alt, dict(zip(choices, values, strict=True)), effort=LIVE_EFFORT)
         )
 
     def update(_):
         try:
-            image.value = picture(*(each.value for each in controls))
+            image.value = picture(*(control.value for control in controls))
         except Exception as error:  # the widget would only log it
             line = f"{type(error).__name__}: {error}".splitlines()[0]
             image.value = f'<p role="alert">{escape(line)}</p>'
 
-    controls = [control(name, options) for name, options in choices.items()]
-    image = widgets.HTML(picture(*(each.value for each in controls)))
-    for each in controls:
-        each.observe(update, names="value")
+    controls = [_control(name, options) for name, options in choices.items()]
+    image = widgets.HTML(picture(*(control.value for control in controls)))
+    for control in controls:
+        control.observe(update, names="value")
     return widgets.VBox([*controls, image])
 
 
-class _Baked:
-    """Plain HTML around pictures drawn ahead: `XCNN_FRAMES` is their folder, `XCNN_FRAMES_URL` its address.
+def _control(name, options):
+    """A slider or a menu of ipywidgets."""
+    import ipywidgets as widgets
 
-    `explore.js` brings the controls to life; without it the first picture stands.
+    settings = {
+        "options": [(_text(option), option) for option in options],
+        "description": _label(name),
+        "style": {"description_width": "initial"},
+        "layout": {"width": "100%", "max_width": "32rem"},
+    }
+    if _is_slider(options):
+        return widgets.SelectionSlider(continuous_update=False, **settings)
+    return widgets.Dropdown(**settings)
+
+
+# ---- baked
+
+
+class _Baked:
+    """Plain HTML around pictures drawn ahead.
+
+    `XCNN_FRAMES` is the folder of the pictures, `XCNN_FRAMES_URL` its address. `explore.js` brings
+    the controls to life; without it the first picture stands.
     """
 
     def __init__(self, view, alt, choices):
-        count = math.prod(map(len, choices.values()))
-        if count > MAX_FRAMES:
-            product = " x ".join(
-                f"{len(options)} {_label(name)}" for name, options in choices.items()
-            )
-            raise ValueError(
-                f"{product} = {count} frames; a page carries at most {MAX_FRAMES}: offer fewer options"
-            )
-        if not os.environ.get("XCNN_FRAMES"):
-            raise ValueError(
-                "XCNN_FRAMES is not set: name the folder that the pictures are baked into"
-            )
-        pictures, alts = zip(
-            *(_render(view, alt, choice) for choice in frames(choices)), strict=True
-        )
-        url, names = (
-            os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/"),
-            [_store(webp) for webp in pictures],
-        )
+        _check_baking(choices)
+        rendered = [_render(view, alt, choice) for choice in frames(choices)]
+        names = [_store(webp) for webp, _ in rendered]
+        alts = [text for _, text in rendered]
+        url = os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/")
         options = [[_text(option) for option in options] for options in choices.values()]
-        data = {"url": url, "options": options, "frames": names, "alts": alts}
-        data = json.dumps(data).replace(
-            "<", "\\u003c"
-        )  # an option named </script> must not end the script
-        key = hashlib.sha256(f"{list(choices)} {data}".encode()).hexdigest()[:8]
-        rows = [
-            _row(f"xcnn-{key}-{k}", name, options)
-            for k, (name, options) in enumerate(choices.items())
-        ]
+        data = json.dumps({"url": url, "options": options, "frames": names, "alts": alts})
+        data = data.replace("<", "\\u003c")  # an option named </script> must not end the script
+        first = _img(rendered[0][0], alts[0], f"{url}/{names[0]}")
         self.alt = alts[0]
-        self.html = f"""<figure class="xcnn-explore">
-<form autocomplete="off" hidden>{"".join(rows)}</form>
-<noscript><p>The sliders and menus need JavaScript; this is the first of {count} pictures.</p></noscript>
-{_img(pictures[0], alts[0], f"{url}/{names[0]}")}
-<p class="xcnn-explore-said" role="status"></p>
-<script type="application/json">{data}</script>
-</figure>"""
+        self.html = _page(choices, data, first, len(names))
 
     def __repr__(self):
         return self.alt
@@ -238,10 +264,50 @@ class _Baked:
         return self.html
 
 
+def _check_baking(choices):
+    """Refuse too many frames, and a folder without a name, before anything is drawn."""
+    count = math.prod(map(len, choices.values()))
+    if count > MAX_FRAMES:
+        product = " x ".join(f"{len(options)} {_label(name)}" for name, options in choices.items())
+        raise ValueError(
+            f"{product} = {count} frames; a page carries at most {MAX_FRAMES}: offer fewer options"
+        )
+    if not os.environ.get("XCNN_FRAMES"):
+        raise ValueError("XCNN_FRAMES is not set: name the folder that the pictures are baked into")
+
+
+def _store(webp):
+    """Write a picture under the hash of its content, so that equal frames are stored once.
+
+    :return: the file name
+    """
+    folder = Path(os.environ["XCNN_FRAMES"])
+    name = hashlib.sha256(webp).hexdigest()[:16] + ".webp"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(webp)
+    return name
+
+
+def _page(choices, data, image, count):
+    """The HTML of a baked explorer: controls, the first picture, and the data for `explore.js`."""
+    key = hashlib.sha256(f"{list(choices)} {data}".encode()).hexdigest()[:8]
+    rows = [
+        _row(f"xcnn-{key}-{k}", name, options) for k, (name, options) in enumerate(choices.items())
+    ]
+    note = f"The sliders and menus need JavaScript; this is the first of {count} pictures."
+    return f"""<figure class="xcnn-explore">
+<form autocomplete="off" hidden>{"".join(rows)}</form>
+<noscript><p>{note}</p></noscript>
+{image}
+<p class="xcnn-explore-said" role="status"></p>
+<script type="application/json">{data}</script>
+</figure>"""
+
+
 def _row(id, name, options):
     """A label and its control, whose value is the position of the option."""
     texts = [escape(_text(option)) for option in options]
-    if _slides(options):  # the slider speaks its own value, so the <output> keeps quiet
+    if _is_slider(options):  # the slider speaks its own value, so the <output> keeps quiet
         control = (
             f'<input type="range" id="{id}" min="0" max="{len(texts) - 1}" step="1" value="0"'
             f' aria-valuetext="{texts[0]}"><output for="{id}" aria-live="off">{texts[0]}</output>'
@@ -249,15 +315,11 @@ def _row(id, name, options):
     else:
         items = "".join(f'<option value="{k}">{text}</option>' for k, text in enumerate(texts))
         control = f'<select id="{id}">{items}</select>'
-    return f'<div class="xcnn-explore-choice"><label for="{id}">{escape(_label(name))}</label>{control}</div>'
+    label = f'<label for="{id}">{escape(_label(name))}</label>'
+    return f'<div class="xcnn-explore-choice">{label}{control}</div>'
 
 
-def _store(webp):
-    """Write a picture under the hash of its content, so that equal frames are stored once; returns the file name."""
-    folder, name = Path(os.environ["XCNN_FRAMES"]), hashlib.sha256(webp).hexdigest()[:16] + ".webp"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(webp)
-    return name
+# ---- a still picture
 
 
 class _Snapshot:

@@ -1,4 +1,7 @@
-"""The perceptron: one unit that decides, and the rule by which it learns from its mistakes. NumPy only."""
+"""The perceptron: one unit that decides, and the rule by which it learns from its mistakes.
+
+NumPy only.
+"""
 
 import numpy as np
 
@@ -6,7 +9,11 @@ from .errors import InputError
 
 
 def step(z):
-    """1 where z > 0, else 0."""
+    """1 where z > 0, else 0.
+
+    >>> xcnn.perceptron.step([-1.5, 0, 0.5])
+    array([0, 0, 1])
+    """
     return (np.asarray(z) > 0).astype(int)
 
 
@@ -17,10 +24,15 @@ class Perceptron:
 
     :param w: (n,) weights
     :param b: float
+
+    >>> both = xcnn.perceptron.Perceptron([1, 1], b=-1.5)  # the AND gate
+    >>> both([[0, 0], [0, 1], [1, 0], [1, 1]])
+    array([0, 0, 0, 1])
     """
 
     def __init__(self, w, b=0.0):
-        self.w, self.b = np.array(w, float), float(b)
+        self.w = np.array(w, float)
+        self.b = float(b)
 
     def __call__(self, X):
         """The decisions, 0 or 1, for one example X, (n,), or for many, (N, n)."""
@@ -29,16 +41,21 @@ class Perceptron:
     def learn(self, X, t, rate=1.0, epochs=100):
         """Rosenblatt's rule, one example after the other: w += rate (t - y) x, b += rate (t - y).
 
-        A generator: each look at an example yields (i, e), its number and the error e = t - y that was just corrected.
-        Stops after a whole round without an error, or after `epochs` rounds.
+        A generator: each look at an example yields (i, e), its number and the error e = t - y that
+        was just corrected. Stops after a whole round without an error, or after `epochs` rounds.
 
         :param X: (N, n) examples
         :param t: (N,) targets, 0 or 1
         :param rate: how far each mistake moves w and b
         :param epochs: rounds, at most
         :raises InputError: shapes that do not fit, targets that are not 0 or 1
+
+        >>> unit = xcnn.perceptron.Perceptron([0.0])
+        >>> list(unit.learn([[1]], [1]))  # one mistake, corrected; then a round without one
+        [(0, 1), (0, 0)]
         """
-        X, t = np.asarray(X, float), np.asarray(t)
+        X = np.asarray(X, float)
+        t = np.asarray(t)
         if X.ndim != 2 or X.shape[1:] != self.w.shape or t.shape != X.shape[:1]:
             raise InputError(f"X {X.shape} and t {t.shape} must be (N, {len(self.w)}) and (N,)")
         if not np.isin(t, (0, 1)).all():

@@ -1,4 +1,7 @@
-"""Is a map to be believed? Does it depend on what the network has learned, and does the network agree with it?"""
+"""Checks whether a map is to be believed.
+
+Does the map depend on what the network has learned? Does the network agree with it?
+"""
 
 import copy
 import dataclasses
@@ -9,132 +12,173 @@ import torchvision.transforms.functional as TF
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from .engine.contract import check, class_indices, own_grad_mode, run
+from .engine.contract import class_indices, isolated, run
 from .engine.fast import run_many
 from .errors import InputError
-from .networks import as_network
+from .networks import as_network, ready
 
 
 def randomised(net, n, seed=0):
-    """A copy of the network in which the n last layers have forgotten what they learned: their weights are shuffled.
+    """A copy of the network in which the weights of the n last layers are shuffled.
 
-    Source: Adebayo et al. 2018, arXiv 1810.03292, section 3.1 (cascading randomisation, from the classifier down).
-    They draw new weights; shuffled ones keep each layer's scale. Layers are the convolutions and linear maps, in the
-    order of their definition; biases and batch norm stay.
+    These layers have forgotten what they learned. Source: Adebayo et al. 2018, arXiv 1810.03292,
+    section 3.1 (cascading randomisation, from the classifier down). They draw new weights; shuffled
+    ones keep each layer's scale. The layers are those of `weighted_layers`; biases and batch norm
+    stay.
 
     :param net: `Network` or nn.Module, which stays as it is
     :param n: how many, 0 to all
     :param seed: of the shuffling
     :return: `Network`
     :raises InputError: n out of range
+
+    >>> forgetful = xcnn.sanity.randomised(net, 3)
+    >>> R, Q = (xcnn.guided_backprop(network, x, "clock") for network in (net, forgetful))
+    >>> xcnn.sanity.rank_correlation(R, Q).item() > 0.9  # guided backprop hardly notices
+    True
     """
     net = as_network(net)
-    module, generator = copy.deepcopy(net.module), torch.Generator().manual_seed(seed)
-    layers = weighted(module)
+    module = copy.deepcopy(net.module)
+    generator = torch.Generator().manual_seed(seed)
+    layers = weighted_layers(module)
     if not 0 <= n <= len(layers):
         raise InputError(
-            f"{net.name} has {len(layers)} layers with weights; n must be 0 to {len(layers)}, not {n}"
+            f"{net.name} has {len(layers)} layers with weights; "
+            f"n must be 0 to {len(layers)}, not {n}"
         )
     with torch.no_grad():
         for layer in layers[len(layers) - n :]:
-            order = torch.randperm(layer.weight.numel(), generator=generator).to(
-                layer.weight.device
-            )
-            layer.weight.copy_(layer.weight.flatten()[order].view_as(layer.weight))
+            w = layer.weight
+            order = torch.randperm(w.numel(), generator=generator).to(w.device)
+            w.copy_(w.flatten()[order].view_as(w))
     return dataclasses.replace(net, module=module, name=f"{net.name}, last {n} shuffled")
 
 
-def weighted(module):
-    """The layers of a module that `randomised` counts: convolutions and linear maps, as a list."""
+def weighted_layers(module):
+    """The layers of a module that `randomised` counts: its convolutions and linear maps.
+
+    :param module: nn.Module
+    :return: list of nn.Conv2d and nn.Linear, in the order of their definition
+
+    >>> xcnn.sanity.weighted_layers(net.module)[-1]
+    Linear(in_features=80, out_features=10, bias=True)
+    """
     return [
-        part for part in module.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+        layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)
     ]
 
 
 def rank_correlation(R, Q):
-    """Spearman's rank correlation between the absolute values of two maps, summed over channels: 1 where they agree.
+    """Spearman's rank correlation between the absolute values of two maps: 1 where they agree.
 
-    :param R, Q: (N, C, H, W) maps; C may differ
+    :param R, Q: (N, C, H, W) maps, summed over channels; C may differ
     :return: (N,) float64 in [-1, 1]; NaN where a map is constant
     :raises InputError: shapes that do not match
+
+    >>> R = torch.arange(12.0).view(1, 1, 3, 4)
+    >>> [round(xcnn.sanity.rank_correlation(R, Q).item(), 4) for Q in (R**3, -R, 12 - R)]
+    [1.0, 1.0, -1.0]
     """
-    pairs = zip(*(M.reshape(len(M), -1) for M in _sizes(R, Q)), strict=True)
-    found = [spearmanr(r, q).statistic if np.ptp(r) and np.ptp(q) else np.nan for r, q in pairs]
-    return torch.tensor(found, dtype=torch.float64)
+    R, Q = _same_size(R, Q)
+    correlations = [
+        spearmanr(r.ravel(), q.ravel()).statistic if np.ptp(r) and np.ptp(q) else np.nan
+        for r, q in zip(R, Q, strict=True)
+    ]
+    return torch.tensor(correlations, dtype=torch.float64)
 
 
-def similarity(R, Q):
-    """SSIM, structural similarity, of the absolute values of two maps, each divided by its maximum: 1 where they agree.
+def ssim(R, Q):
+    """SSIM, structural similarity, of the absolute values of two maps: 1 where they agree.
 
-    Source: Adebayo et al. 2018, arXiv 1810.03292, section 3.2; the index is scikit-image's (Wang et al. 2004).
+    Each map is divided by its maximum. Source: Adebayo et al. 2018, arXiv 1810.03292, section 3.2;
+    the index is scikit-image's (Wang et al. 2004).
 
     :param R, Q: as in `rank_correlation`, 7 pixels or more in each direction
     :return: (N,) float64 in [-1, 1]; NaN where a map is 0
     :raises InputError: shapes that do not match
+
+    >>> R = torch.arange(64.0).view(1, 1, 8, 8)
+    >>> xcnn.sanity.ssim(R, 2 * R).item(), xcnn.sanity.ssim(R, R.flip(2)).item() < 0.1
+    (1.0, True)
     """
-    pairs = zip(*_sizes(R, Q), strict=True)
-    return torch.tensor(
-        [
-            structural_similarity(r / r.max(), q / q.max(), data_range=1)
-            if r.any() and q.any()
-            else np.nan
-            for r, q in pairs
-        ],
-        dtype=torch.float64,
-    )
+    R, Q = _same_size(R, Q)
+    similarities = [
+        structural_similarity(r / r.max(), q / q.max(), data_range=1)
+        if r.any() and q.any()
+        else np.nan
+        for r, q in zip(R, Q, strict=True)
+    ]
+    return torch.tensor(similarities, dtype=torch.float64)
 
 
 def deletion(net, x, R, target=None, steps=20):
-    """The class probability while the pixels with the largest R are taken out, the first ones first.
+    """The class probability while pixels are taken out, those with the largest R first.
 
-    Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421, section 4.1. What is taken out becomes the mean colour of
-    ImageNet, 0 in normalised pixels. A good map makes the curve fall early: a small mean is good.
+    Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421, section 4.1. A pixel that is taken out gets
+    the mean colour of ImageNet, 0 in normalised pixels. A good map makes the curve fall early: a
+    small mean is good.
 
     :param net, x, target: as in `gradient`
     :param R: (N, C, H, W), summed over channels
     :param steps: equal parts of the pixels
     :return: (N, steps + 1) float64, from the whole picture to none of it
-    :raises InputError: see `contract.check`; shapes that do not match
+    :raises InputError: see `ready`; shapes that do not match
+
+    >>> R = torch.from_numpy(scene.mask("clock"))[None, None].float()  # the clock goes first
+    >>> p = xcnn.sanity.deletion(net, x, R, "clock", steps=4)
+    >>> tuple(p.shape), bool(p[0, 1] < p[0, 0])
+    ((1, 5), True)
     """
     return _curve(net, x, R, target, steps, start=x, end=torch.zeros_like(x))
 
 
 def insertion(net, x, R, target=None, steps=20, blur=11):
-    """The class probability while the pixels with the largest R are put into a blurred picture, the first ones first.
+    """The class probability while pixels are put into a blurred picture, the largest R first.
 
     A large mean is good. Source, other arguments, shape and errors as in `deletion`.
 
     :param blur: standard deviation of the Gaussian in pixels
+
+    >>> R = torch.from_numpy(scene.mask("clock"))[None, None].float()
+    >>> first, last = (xcnn.sanity.insertion(net, x, M, "clock", steps=4) for M in (R, -R))
+    >>> (first.mean() > last.mean()).item()
+    True
     """
-    size = 2 * min(2 * blur, (min(x.shape[-2:]) - 1) // 2) + 1
-    return _curve(net, x, R, target, steps, start=TF.gaussian_blur(x, size, blur), end=x)
+    radius = min(2 * blur, (min(x.shape[-2:]) - 1) // 2)  # the kernel must fit into the picture
+    return _curve(net, x, R, target, steps, start=TF.gaussian_blur(x, 2 * radius + 1, blur), end=x)
 
 
 def _curve(net, x, R, target, steps, start, end):
-    """Class probabilities from start to end, pixels changing hands in the order of R."""
-    net = as_network(net)
-    check(net.module, x)
+    """Class probabilities on the way from start to end, whose pixels replace start's in R's order.
+
+    :param start, end: pictures as x
+    :return: (N, steps + 1) float64
+    """
+    net, x = ready(net, x)
     if R.ndim != 4 or (len(R), *R.shape[2:]) != (len(x), *x.shape[2:]):
         raise InputError(
-            f"R must have shape (N, C, H, W) with N, H and W of x {tuple(x.shape)}, got {tuple(R.shape)}"
+            f"R must have shape (N, C, H, W) with N, H and W of x {tuple(x.shape)}, "
+            f"got {tuple(R.shape)}"
         )
-    with own_grad_mode(False):
-        c = class_indices(run(net.module, x.clone()), target, net.classes)[:, None]
+    with isolated(grad=False):
+        c = class_indices(run(net.module, x), target, net.classes)[:, None]
         order = R.sum(1).flatten(1).argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(1).view(len(x), 1, *x.shape[2:])
         pixels = rank[0].numel()
-        p = [
+        scores = [
             run_many(net.module, torch.where(rank < pixels * k / steps, end, start))
             for k in range(steps + 1)
         ]
-    return torch.stack([one.softmax(1).gather(1, c)[:, 0] for one in p], 1).double().cpu()
+        p = [S.softmax(1).gather(1, c)[:, 0] for S in scores]
+    return torch.stack(p, 1).double().cpu()
 
 
-def _sizes(R, Q):
+def _same_size(R, Q):
     """Absolute values of two maps, summed over channels, as arrays (N, H, W)."""
     R, Q = (torch.as_tensor(M).detach().cpu().abs() for M in (R, Q))
     if R.ndim != 4 or Q.ndim != 4 or R.shape[::2] != Q.shape[::2] or R.shape[3] != Q.shape[3]:
         raise InputError(
-            f"two maps (N, C, H, W) of the same N, H and W are needed, got {tuple(R.shape)}, {tuple(Q.shape)}"
+            "two maps (N, C, H, W) of the same N, H and W are needed, "
+            f"got {tuple(R.shape)}, {tuple(Q.shape)}"
         )
     return R.sum(1).numpy(), Q.sum(1).numpy()

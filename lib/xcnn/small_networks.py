@@ -1,11 +1,16 @@
-"""Four small networks, one per family, for 128x128 scenes. Together they hold every trap of real networks.
+"""Four small networks, one per family, for 128x128 scenes.
 
-| network       | family               | what is special about it                                                     |
-|---------------|----------------------|------------------------------------------------------------------------------|
-| `vgg_s`       | VGG                  | 3x3 convolutions, max-pooling, a fully connected head: no CAM                |
-| `resnet_s`    | ResNet               | batch norm, in-place ReLU used twice in a block, skip sums, global average   |
-| `googlenet_s` | GoogLeNet            | parallel branches joined by `cat`, ReLU called as a function: no ReLU module |
-| `allconv_s`   | Springenberg et al.  | strides instead of pooling, global average                                   |
+Together they hold every trap of real networks:
+
+| network       | family              | what is special about it                                 |
+|---------------|---------------------|----------------------------------------------------------|
+| `vgg_s`       | VGG                 | 3x3 convolutions, max-pooling, a fully connected head,   |
+|               |                     | so CAM cannot explain it                                 |
+| `resnet_s`    | ResNet              | batch norm, in-place ReLU used twice in a block, skip    |
+|               |                     | sums, global average                                     |
+| `googlenet_s` | GoogLeNet           | parallel branches joined by `cat`, ReLU called as a      |
+|               |                     | function, without a module                               |
+| `allconv_s`   | Springenberg et al. | strides instead of pooling, global average               |
 """
 
 import torch
@@ -15,22 +20,35 @@ from torch import nn
 
 
 def conv_relu(c_in, c_out, stride=1):
+    """A 3x3 convolution and a ReLU, as a list of two modules.
+
+    >>> [type(part).__name__ for part in xcnn.small_networks.conv_relu(3, 8)]
+    ['Conv2d', 'ReLU']
+    """
     return [nn.Conv2d(c_in, c_out, 3, stride, padding=1), nn.ReLU(inplace=True)]
 
 
 class VGGSmall(nn.Module):
+    """A small VGG: (N, 3, H, W) -> (N, classes).
+
+    >>> vgg = xcnn.small_networks.VGGSmall(10)
+    >>> tuple(vgg(torch.zeros(1, 3, 128, 128)).shape)
+    (1, 10)
+    """
+
     def __init__(self, classes):
         super().__init__()
-        widths, layers, c_in = [[8], [16], [32, 32], [64, 64]], [], 3
-        for stage in widths:
+        stages = [[8], [16], [32, 32], [64, 64]]  # channels of each convolution
+        layers = []
+        c_in = 3
+        for stage in stages:
             for c_out in stage:
                 layers += conv_relu(c_in, c_out)
                 c_in = c_out
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(
-            8
-        )  # as in torchvision's VGG: pictures of other sizes fit, too
+        # as in torchvision's VGG: pictures of other sizes fit, too
+        self.avgpool = nn.AdaptiveAvgPool2d(8)
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Linear(64 * 8 * 8, 32),
@@ -44,6 +62,13 @@ class VGGSmall(nn.Module):
 
 
 class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions whose output is added to their input.
+
+    >>> block = xcnn.small_networks.ResidualBlock(16, 24, stride=2)
+    >>> tuple(block(torch.zeros(1, 16, 64, 64)).shape)
+    (1, 24, 32, 32)
+    """
+
     def __init__(self, c_in, c_out, stride):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
@@ -65,6 +90,13 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetSmall(nn.Module):
+    """A small ResNet: (N, 3, H, W) -> (N, classes).
+
+    >>> resnet = xcnn.small_networks.ResNetSmall(10)
+    >>> tuple(resnet(torch.zeros(1, 3, 128, 128)).shape)
+    (1, 10)
+    """
+
     def __init__(self, classes):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
@@ -83,7 +115,12 @@ class ResNetSmall(nn.Module):
 
 
 class Inception(nn.Module):
-    """Three branches, 1x1, 3x3 and two 3x3, joined along the channels."""
+    """Three branches, 1x1, 3x3 and two 3x3, joined along the channels.
+
+    >>> block = xcnn.small_networks.Inception(16, 12, 16, 12)
+    >>> tuple(block(torch.zeros(1, 16, 32, 32)).shape)  # 12 + 16 + 12 channels
+    (1, 40, 32, 32)
+    """
 
     def __init__(self, c_in, c1, c3, c5):
         super().__init__()
@@ -104,6 +141,13 @@ class Inception(nn.Module):
 
 
 class GoogLeNetSmall(nn.Module):
+    """A small GoogLeNet: (N, 3, H, W) -> (N, classes).
+
+    >>> googlenet = xcnn.small_networks.GoogLeNetSmall(10)
+    >>> tuple(googlenet(torch.zeros(1, 3, 128, 128)).shape)
+    (1, 10)
+    """
+
     def __init__(self, classes):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 5, stride=2, padding=2, bias=False)
@@ -126,13 +170,24 @@ class GoogLeNetSmall(nn.Module):
 
 
 class AllConvSmall(nn.Module):
+    """A small all-convolutional network: (N, 3, H, W) -> (N, classes).
+
+    >>> allconv = xcnn.small_networks.AllConvSmall(10)
+    >>> tuple(allconv(torch.zeros(1, 3, 128, 128)).shape)
+    (1, 10)
+    """
+
     def __init__(self, classes):
         super().__init__()
-        self.features = nn.Sequential(
-            *conv_relu(3, 16, 2), *conv_relu(16, 16), *conv_relu(16, 32, 2), *conv_relu(32, 32), *conv_relu(32, 56, 2),
-            *conv_relu(56, 56), *conv_relu(56, 88, 2), *conv_relu(88, 88),
-        )  # fmt: skip
-        # The paper ends with a 1x1 convolution to the classes, then averages. Averaging first gives the same scores.
+        layers = []
+        c_in = 3
+        for c_out in (16, 32, 56, 88):
+            layers += conv_relu(c_in, c_out, stride=2)
+            layers += conv_relu(c_out, c_out)
+            c_in = c_out
+        self.features = nn.Sequential(*layers)
+        # The paper ends with a 1x1 convolution to the classes, then averages. Averaging first gives
+        # the same scores.
         self.classifier = nn.Linear(88, classes)
 
     def forward(self, x):
@@ -140,10 +195,20 @@ class AllConvSmall(nn.Module):
 
 
 def restore(module, path):
-    """Give a module the weights of a .safetensors file, which are stored in half precision."""
-    module.load_state_dict(
-        {key: v.float() if v.is_floating_point() else v for key, v in load_file(path).items()}
-    )
+    """Give a module the weights of a .safetensors file, which are stored in half precision.
+
+    >>> from safetensors.torch import save_file
+    >>> save_file({"weight": torch.tensor([[0.5]]).half()}, folder / "unit.safetensors")
+    >>> unit = torch.nn.Linear(1, 1, bias=False)
+    >>> xcnn.small_networks.restore(unit, folder / "unit.safetensors")
+    >>> unit.weight.item(), unit.weight.dtype
+    (0.5, torch.float32)
+    """
+    weights = load_file(path)
+    for key, value in weights.items():
+        if value.is_floating_point():  # counters of batch norm are not
+            weights[key] = value.float()
+    module.load_state_dict(weights)
 
 
 BUILD = {
@@ -152,13 +217,21 @@ BUILD = {
     "googlenet_s": GoogLeNetSmall,
     "allconv_s": AllConvSmall,
 }
-TAGGED = (
-    "resnet_s_tagged"  # a resnet_s whose training pizzas all carried a copyright tag: chapter 12
-)
+# a resnet_s whose training pizzas all carried a copyright tag: chapter 12
+TAGGED = "resnet_s_tagged"
 
 
 def build(name, classes):
-    """One of the four (or `TAGGED`) with fresh weights (He initialisation), in train mode."""
+    """One of the four (or `TAGGED`) with fresh weights (He initialisation), in train mode.
+
+    :param name: a key of `BUILD`, or `TAGGED`
+    :param classes: how many
+    :return: nn.Module, (N, 3, H, W) -> (N, classes)
+
+    >>> module = xcnn.small_networks.build("resnet_s", 10)
+    >>> tuple(module(torch.zeros(2, 3, 128, 128)).shape), module.training
+    ((2, 10), True)
+    """
     module = BUILD["resnet_s" if name == TAGGED else name](classes)
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""What a map costs by each library that has the method, all beside one forward pass and one input gradient.
+"""What a map costs by each library that has the method, beside one pass and one input gradient.
 
 `make bench` runs this and puts it into data/results/bench.json; a page of the book shows it.
 """
@@ -18,34 +18,75 @@ from tests.helpers.scoreboard import answers
 
 NETWORKS = ["resnet18", "squeezenet1_1", "vgg11", *SMALL]
 SECONDS = 40  # for each table; more where one round takes longer
+MAX_LENGTH = 120  # characters of a library's message
+OURS_OR_ALONE = ("", "xcnn", "lime")  # libraries whose maps are compared with no other's
+MAX_GRAD_CAM = 0.75  # of the unit
 
 
 def network(name):
-    """Random weights where no trained ones come with the book: what a map costs does not depend on them."""
+    """A network, with random weights where no trained ones come with the book.
+
+    What a map costs does not depend on the weights.
+    """
     torch.manual_seed(0)
-    return (
-        xcnn.load(name)
-        if name in SMALL
-        else xcnn.Network(zoo.get_model(name, weights=None).eval(), name)
-    )
+    if name in SMALL:
+        return xcnn.load(name)
+    return xcnn.Network(zoo.get_model(name, weights=None).eval(), name)
 
 
 def refusal(call, *args):
-    """Why a library has no map here, or None: captum's LRP refuses some networks, CAM needs a global average."""
+    """Why a library has no map here, or None.
+
+    captum's LRP refuses some networks, and CAM needs a global average.
+    """
     try:
         call(*args)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        return f"{type(error).__name__}: {error}"[:120]
+        return f"{type(error).__name__}: {error}"[:MAX_LENGTH]
+    return None
 
 
 def difference(R, other):
-    """The largest difference, as a share of the largest value; pytorch-grad-cam stretches each map to [0, 1]."""
+    """The largest difference, as a share of the largest value; None where the shapes differ.
+
+    pytorch-grad-cam stretches each map to [0, 1]; then ours is stretched too.
+    """
     if R.shape != other.shape:
         return None
     if other.min() >= 0 and 0.99 < other.max() <= 1:
-        R, other = (v - v.amin((1, 2, 3), keepdim=True) for v in (R, other))
-        R, other = (v / v.amax((1, 2, 3), keepdim=True) for v in (R, other))
+        R = stretched(R)
+        other = stretched(other)
     return ((R - other).abs().max() / R.abs().max()).item()
+
+
+def stretched(R):
+    """Each map moved and scaled to [0, 1]."""
+    R = R - R.amin((1, 2, 3), keepdim=True)
+    return R / R.amax((1, 2, 3), keepdim=True)
+
+
+def ways_to_maps(net, x, targets):
+    """(method, library) -> call without arguments; first the unit. Refusals are printed."""
+    calls = {(UNIT, ""): lambda: unit(net.module, x, targets)}
+    for method, libraries in WAYS.items():
+        for library, prepare in libraries.items():
+            call = prepare(copy.deepcopy(net.module), net.layer)
+            if why := refusal(call, x, targets):
+                print(f"{net.name}: no {method} by {library}: {why}")
+            else:
+                calls[method, library] = lambda call=call: call(x, targets)
+    return calls
+
+
+def costs(calls, batch):
+    """What each call costs. LIME is slow: it gets few rounds, and those with one picture only."""
+    quick = {way: call for way, call in calls.items() if "LIME" not in way[0]}
+    taken = side_by_side(quick, SECONDS)
+    if batch == 1:
+        slow = {way: call for way, call in calls.items() if way[0] == UNIT or "LIME" in way[0]}
+        times = side_by_side(slow, 0)
+        taken |= {way: cost for way, cost in times.items() if way[0] != UNIT}
+    return taken
 
 
 @pytest.mark.parametrize("batch", [1, 8])
@@ -54,41 +95,27 @@ def test_cost(name, batch):
     net = network(name)
     x = torch.randn(batch, 3, net.size, net.size)
     targets = net.predict(x).argmax(1).tolist()
-    calls, rows = {(UNIT, ""): lambda: unit(net.module, x, targets)}, []
+    rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hooks, mostly
-        for method, libraries in WAYS.items():
-            for library, prepare in libraries.items():
-                call = prepare(copy.deepcopy(net.module), net.layer)
-                if why := refusal(call, x, targets):
-                    print(f"{name}: no {method} by {library}: {why}")
-                else:
-                    calls[method, library] = lambda call=call: call(x, targets)
-        seconds = side_by_side({k: v for k, v in calls.items() if "LIME" not in k[0]}, SECONDS)
-        if batch == 1:
-            first = {k: v for k, v in calls.items() if k[0] == UNIT or "LIME" in k[0]}
-            seconds |= {k: v for k, v in side_by_side(first, 0).items() if k[0] != UNIT}
-        for (method, library), taken in seconds.items():
-            more = {"difference": None, "MB": peak_memory(calls[method, library])}
-            if library not in ("", "xcnn", "lime"):
-                more["difference"] = difference(
-                    *(calls[method, of]().detach() for of in ("xcnn", library))
-                )
-            rows.append(
-                {"network": name, "batch": batch, "method": method, "library": library}
-                | taken
-                | more
-            )
+        calls = ways_to_maps(net, x, targets)
+        for (method, library), cost in costs(calls, batch).items():
+            row = {"network": name, "batch": batch, "method": method, "library": library, **cost}
+            row["difference"] = None
+            row["MB"] = peak_memory(calls[method, library])
+            if library not in OURS_OR_ALONE:
+                ours = calls[method, "xcnn"]().detach()
+                row["difference"] = difference(ours, calls[method, library]().detach())
+            rows.append(row)
     show(rows)
     record("costs", rows, "network", "batch")
-    costs = {(row["method"], row["library"]): row["times"] for row in rows}
-    assert (
-        batch > 1 or costs["Grad-CAM", "xcnn"] <= 0.75
-    )  # few rounds of eight pictures fit into the time
+    times = {(row["method"], row["library"]): row["times"] for row in rows}
+    # Few rounds of eight pictures fit into the time.
+    assert batch > 1 or times["Grad-CAM", "xcnn"] <= MAX_GRAD_CAM
 
 
 def test_scoreboard():
-    """Which library is right: recorded here, asked again by tests/test_scoreboard.py."""
+    """Which library is right: recorded here, asked again by tests/library/test_scoreboard.py."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows = list(answers())

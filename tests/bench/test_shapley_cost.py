@@ -1,4 +1,4 @@
-"""Shapley values of one game beside the shap package: the same coalitions, there one by one, here many at once."""
+"""Shapley values of one game beside the shap package, which asks for one coalition at a time."""
 
 import numpy as np
 import shap
@@ -7,33 +7,50 @@ from xcnn.methods import shapley
 
 from tests.bench.measure import record, side_by_side
 
-PLAYERS, ORDERS = 12, 50
+PLAYERS = 12
+ORDERS = 50
+WEIGHTS = torch.randn(PLAYERS, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def v(S):
+    """The game: the probability of the first of ten classes."""
+    return (S.double() @ WEIGHTS).softmax(1)[:, 0]
+
+
+def for_shap(z):
+    """The game as shap asks for it, with arrays."""
+    return v(torch.from_numpy(z)).numpy()
 
 
 def test_exact_and_sampled():
-    w = torch.randn(PLAYERS, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    v = lambda S: (S.double() @ w).softmax(1)[:, 0]  # noqa: E731
-    theirs = lambda z: v(torch.from_numpy(z)).numpy()  # noqa: E731
-    nobody, all_of_them = shap.maskers.Independent(np.zeros((1, PLAYERS))), np.ones((1, PLAYERS))
-    every, some = (
-        shap.explainers.Exact(theirs, nobody),
-        shap.explainers.Permutation(theirs, nobody, seed=0),
-    )
+    nobody = shap.maskers.Independent(np.zeros((1, PLAYERS)))
+    everybody = np.ones((1, PLAYERS))
+    exact = shap.explainers.Exact(for_shap, nobody)
+    permutation = shap.explainers.Permutation(for_shap, nobody, seed=0)
+
+    def shap_exact():
+        return torch.from_numpy(exact(everybody).values[0])
+
+    def shap_sampled():
+        # shap walks each order forwards and backwards: half as many orders, as many coalitions.
+        max_evals = ORDERS * (PLAYERS + 1)
+        explanation = permutation(everybody, max_evals=max_evals, silent=True)
+        return torch.from_numpy(explanation.values[0])
+
     calls = {
         ("exact", "xcnn"): lambda: shapley.exact(v, PLAYERS),
-        ("exact", "shap"): lambda: torch.from_numpy(every(all_of_them).values[0]),
-        # shap walks each order forwards and backwards: half as many orders are as many coalitions
+        ("exact", "shap"): shap_exact,
         ("sampled", "xcnn"): lambda: shapley.permutations(v, PLAYERS, ORDERS)[0],
-        ("sampled", "shap"): lambda: torch.from_numpy(
-            some(all_of_them, max_evals=ORDERS * (PLAYERS + 1), silent=True).values[0]
-        ),
+        ("sampled", "shap"): shap_sampled,
     }
-    phi, rows = calls["exact", "xcnn"](), []
-    for (what, library), taken in side_by_side(calls, 5).items():
+    phi = calls["exact", "xcnn"]()
+    rows = []
+    for (what, library), cost in side_by_side(calls, 5).items():
         off = ((calls[what, library]() - phi).norm() / phi.norm()).item()
-        rows.append({"what": what, "library": library, "ms": taken["ms"], "error": off})
+        rows.append({"what": what, "library": library, "ms": cost["ms"], "error": off})
         print(
-            f"\n{PLAYERS} players, {what}, {library}: {taken['ms']:.2f} ms, error {off:.1e}", end=""
+            f"\n{PLAYERS} players, {what}, {library}: {cost['ms']:.2f} ms, error {off:.1e}",
+            end="",
         )
     record("shapley", rows)
     assert rows[1]["error"] < 1e-6

@@ -1,6 +1,7 @@
-"""The problem sets: solutions pass, stubs fail as stubs, points add up, and wrong answers are caught.
+"""The problem sets: solutions pass, stubs fail, points add up, and wrong answers are caught.
 
-Wrong answers stand in the source, in a comment below the question's tests: one block of code for each.
+Wrong answers stand in the source, in a comment below the question's tests, each in its own block of
+code.
 """
 
 import copy
@@ -20,8 +21,7 @@ from tools.book.derive_notebooks import WRONG_ANSWERS
 SETS = sorted((ROOT / "notebooks" / "coursework").glob("*.md"))
 SOLUTION = re.compile(r"### BEGIN SOLUTION\n.*?### END SOLUTION", re.S)
 HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n.*?### END HIDDEN TESTS", re.S)
-ids = [path.stem for path in SETS]
-each_set = pytest.mark.parametrize("path", SETS, ids=ids)
+each_set = pytest.mark.parametrize("path", SETS, ids=[path.stem for path in SETS])
 
 
 def cells(path):
@@ -29,54 +29,81 @@ def cells(path):
 
 
 def role(cell):
-    """What nbgrader takes a code cell for: an answer, a test, or one that is given."""
+    """What a code cell is for nbgrader: "answer", "test", or "setup" for any other."""
     marks = cell.metadata.get("nbgrader", {})
-    return "answer" if marks.get("solution") else "test" if marks.get("grade") else "given"
+    if marks.get("solution"):
+        return "answer"
+    return "test" if marks.get("grade") else "setup"
+
+
+def code_cells(path, wanted=None):
+    """The code cells of a problem set; with a role, only those that have it."""
+    code = [cell for cell in cells(path) if cell.cell_type == "code"]
+    return [cell for cell in code if wanted in (None, role(cell))]
 
 
 def run(source, names):
+    """Run a cell with these names, in place."""
     exec(compile(TransformerManager().transform_cell(source), "cell", "exec"), names)
 
 
 def fails(sources, names):
-    """Does one of these cells fail in a copy of these names? What it does to the networks is undone."""
-    names, modules = dict(names), [xcnn.load(name).module for name in xcnn.loading.SMALL]
-    kept = [copy.deepcopy(module.state_dict()) for module in modules]
+    """Does one of these cells fail in a copy of these names? Changes to the networks are undone."""
+    own_names = dict(names)
+    modules = [xcnn.load(name).module for name in xcnn.loading.SMALL]
+    weights_before = [copy.deepcopy(module.state_dict()) for module in modules]
     try:
         for source in sources:
-            run(source, names)
+            run(source, own_names)
     except Exception as error:
         assert not isinstance(error, NotImplementedError | SyntaxError | NameError), (
             f"not a fair wrong answer: {error}"
         )
         return True
     finally:
-        for module, weights in zip(modules, kept, strict=True):
+        for module, weights in zip(modules, weights_before, strict=True):
             module.load_state_dict(weights)
     return False
 
 
 @cache
 def marked(path):
-    """Runs the set with its solutions; for each question which tests catch each of its wrong answers."""
-    names, answer, tests, caught = {"__name__": "__main__"}, None, [], {}
+    """Run the set with its solutions and try its wrong answers.
+
+    Returns, for each question, which tests catch each of its wrong answers.
+    """
+    names = {"__name__": "__main__"}
+    caught = {}
     for cell in cells(path):
         if cell.cell_type == "code":
             if role(cell) == "answer":
-                answer, tests, before = cell.metadata["nbgrader"]["grade_id"], [], dict(names)
+                answer = cell.metadata["nbgrader"]["grade_id"]
+                tests = []
+                names_before = dict(names)
                 caught[answer] = []
             elif role(cell) == "test":
                 tests.append(cell.source)
             run(cell.source, names)
-        for comment in WRONG_ANSWERS.findall(cell.source if cell.cell_type == "markdown" else ""):
-            for wrong in re.findall(r"```python\n(.*?)```", comment, re.S):
-                if fails([wrong, *(HIDDEN.sub("", test) for test in tests)], before):
-                    caught[answer].append("public")
-                else:
-                    caught[answer].append(
-                        "hidden" if fails([wrong, *tests], before) else "not at all"
-                    )
+        elif cell.cell_type == "markdown":
+            for wrong in wrong_answers(cell):
+                caught[answer].append(verdict(wrong, tests, names_before))
     return caught
+
+
+def wrong_answers(cell):
+    """The wrong answers that a text cell holds in comments."""
+    comments = WRONG_ANSWERS.findall(cell.source)
+    return [
+        wrong for comment in comments for wrong in re.findall(r"```python\n(.*?)```", comment, re.S)
+    ]
+
+
+def verdict(wrong, tests, names):
+    """Which tests catch a wrong answer: "public", "hidden", or "not at all"."""
+    public = [HIDDEN.sub("", test) for test in tests]
+    if fails([wrong, *public], names):
+        return "public"
+    return "hidden" if fails([wrong, *tests], names) else "not at all"
 
 
 @each_set
@@ -91,7 +118,8 @@ def test_solutions_pass_and_wrong_answers_do_not(path):
 @each_set
 def test_stubs_fail_as_stubs(path):
     """What students get runs from top to bottom, except that every test stops at a stub."""
-    names, tests = {"__name__": "__main__"}, 0
+    names = {"__name__": "__main__"}
+    tests = 0
     for cell in nbformat.reads(coursework.student(path.read_text()), 4).cells:
         if cell.cell_type == "code" and role(cell) == "test":
             tests += 1
@@ -102,59 +130,50 @@ def test_stubs_fail_as_stubs(path):
                 cell.source
             )
             run(cell.source, names)
-    assert (
-        tests
-        == len([cell for cell in cells(path) if cell.cell_type == "code" and role(cell) == "test"])
-        >= 7
-    )
+    assert tests == len(code_cells(path, "test")) >= 7
 
 
 @each_set
 def test_points_add_up(path):
-    """The title says what the questions are worth together, a question what its tests are, a part what its test is."""
-    questions, parts = [], []
+    """The title says the points of all questions, a question those of its tests, a part its own."""
+    questions = []
+    parts = []
     for cell in cells(path):
-        questions += [
-            [int(said), 0] for said in re.findall(r"^## .* \((\d+) points\)$", cell.source, re.M)
-        ]
+        for said in re.findall(r"^## .* \((\d+) points\)$", cell.source, re.M):
+            questions.append([int(said), 0])
         parts += map(int, re.findall(r"\*\*[a-z]\*\* \((\d+) points?\)", cell.source, re.M))
         if cell.cell_type == "code" and role(cell) == "test":
             points = cell.metadata["nbgrader"]["points"]
             questions[-1][1] += points
             assert not parts or parts.pop() == points
-    assert len(questions) >= 5 and all(said == given for said, given in questions), questions
-    assert (
-        sum(said for said, _ in questions)
-        == int(re.search(r"\*\*Points\*\* (\d+)", path.read_text())[1])
-        == 20
-    )
+    assert len(questions) >= 5 and all(said == summed for said, summed in questions), questions
+    title_points = int(re.search(r"\*\*Points\*\* (\d+)", path.read_text())[1])
+    assert sum(said for said, _ in questions) == title_points == 20
 
 
 @each_set
 def test_cells_are_marked_for_nbgrader(path):
-    marks = [cell.metadata["nbgrader"] for cell in cells(path) if cell.cell_type == "code"]
-    names = [mark["grade_id"] for mark in marks]
-    assert len(set(names)) == len(names) and all(
-        name.startswith(path.stem[:3] + "-") for name in names
-    )
-    for cell in cells(path):
-        if cell.cell_type == "code":
-            mark = cell.metadata["nbgrader"]
-            assert mark["locked"] == (role(cell) != "answer") and ("points" in mark) == (
-                role(cell) == "test"
-            )
-            assert len(HIDDEN.findall(cell.source)) == (role(cell) == "test")
-            assert HIDDEN.sub("", cell.source).rstrip().count("HIDDEN") == 0
-            assert role(cell) != "test" or cell.source.rstrip().endswith("### END HIDDEN TESTS")
+    code = code_cells(path)
+    names = [cell.metadata["nbgrader"]["grade_id"] for cell in code]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith(path.stem[:3] + "-") for name in names)
+    for cell in code:
+        marks = cell.metadata["nbgrader"]
+        is_test = role(cell) == "test"
+        assert marks["locked"] == (role(cell) != "answer")
+        assert ("points" in marks) == is_test
+        assert len(HIDDEN.findall(cell.source)) == is_test
+        assert HIDDEN.sub("", cell.source).rstrip().count("HIDDEN") == 0
+        assert not is_test or cell.source.rstrip().endswith("### END HIDDEN TESTS")
 
 
 def test_setup_cell_is_that_of_the_chapters():
-    from test_notebooks import CHAPTERS
-    from test_notebooks import cells as chapter_cells
+    from tests.book.test_notebooks import CHAPTERS
+    from tests.book.test_notebooks import cells as chapter_cells
 
     common = chapter_cells(CHAPTERS[0])[0].source.splitlines()[:9]
     for path in SETS:
-        first = next(cell for cell in cells(path) if cell.cell_type == "code")
+        first = code_cells(path)[0]
         assert first.source.splitlines()[:9] == common, path.stem
 
 

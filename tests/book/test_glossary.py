@@ -1,4 +1,4 @@
-"""The glossary: every term in five languages, in order, and used in the chapter that it points to."""
+"""The glossary: every term in five languages, in order, and used in the chapter it points to."""
 
 import re
 from collections import Counter
@@ -7,8 +7,9 @@ import pytest
 
 from tools import ROOT
 
+TEXT = (ROOT / "book/glossary.md").read_text()
 LANGUAGES = {"cs": "Czech", "de": "German", "ru": "Russian", "vi": "Vietnamese"}
-LATIN = {
+LATIN = {  # Russian texts use the English name
     "CNN Fixations",
     "Grad-CAM",
     "Guided Grad-CAM",
@@ -16,22 +17,22 @@ LATIN = {
     "pointing game",
     "ReLU",
     "Shap-CAM",
-}  # in Russian texts too
+}
+GROUP = re.compile(r"^## ([^\n]+)\n\n```\{glossary\}\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\[Chapter (\d+)\]\(\.\./notebooks/((\d\d)_\w+)\.ipynb\)$")
 CYRILLIC = re.compile(r"[а-яё]", re.I)
 
 
 def terms():
-    """(group, term, definition, translations) of every entry, as they stand on the page."""
-    text = (ROOT / "book/glossary.md").read_text()
-    for title, body in re.findall(r"^## ([^\n]+)\n\n```\{glossary\}\n(.*?)^```", text, re.M | re.S):
+    """Yield (group, term, definition, translations) of every entry, as they stand on the page."""
+    for title, body in GROUP.findall(TEXT):
         paragraphs = body.strip().split("\n\n")
         for head, languages in zip(paragraphs[::2], paragraphs[1::2], strict=True):
             yield title, *head.split("\n  "), languages.strip()
 
 
 def prose(chapter):
-    """What a reader of a chapter reads: no cells, no references, no wrong answers that only tests see."""
+    """The text of a chapter without its cells, its references, and what only tests see."""
     text = (ROOT / f"notebooks/{chapter}.md").read_text().partition("\n## References")[0]
     return re.sub(r"\A---.*?^---|```.*?```|<!--.*?-->", "", text, flags=re.M | re.S)
 
@@ -43,30 +44,26 @@ ROWS = pytest.mark.parametrize(
 
 
 def test_as_many_terms_as_the_page_shows():
-    text = (ROOT / "book/glossary.md").read_text()
-    assert len(TERMS) == text.count("Vietnamese <i") and 70 <= len(TERMS) <= 110
+    assert len(TERMS) == TEXT.count("Vietnamese <i") and 70 <= len(TERMS) <= 110
 
 
 def test_terms_are_sorted_and_unique():
-    assert [
-        term for term, count in Counter(row[1].casefold() for row in TERMS).items() if count > 1
-    ] == []
+    counts = Counter(term.casefold() for _, term, _, _ in TERMS)
+    assert [term for term, count in counts.items() if count > 1] == []
     for group in dict.fromkeys(row[0] for row in TERMS):
-        names = [row[1].casefold() for row in TERMS if row[0] == group]
+        names = [term.casefold() for title, term, _, _ in TERMS if title == group]
         assert names == sorted(names), group
 
 
 @ROWS
 def test_every_language_has_its_word(title, term, definition, languages):
-    found = re.findall(r'(\w+) <i lang="(\w+)">([^<>]+)</i>', languages)
-    assert [(code, name) for name, code, _ in found] == list(LANGUAGES.items())
-    assert languages == " · ".join(
-        f'{name} <i lang="{code}">{word}</i>' for name, code, word in found
-    )
-    words = {code: word for _, code, word in found}
-    assert all(
-        word == word.strip() and word.count("(") == word.count(")") for word in words.values()
-    )
+    entries = re.findall(r'(\w+) <i lang="(\w+)">([^<>]+)</i>', languages)
+    assert [(code, name) for name, code, _ in entries] == list(LANGUAGES.items())
+    rebuilt = [f'{name} <i lang="{code}">{word}</i>' for name, code, word in entries]
+    assert languages == " · ".join(rebuilt)
+    words = {code: word for _, code, word in entries}
+    for word in words.values():
+        assert word == word.strip() and word.count("(") == word.count(")")
     assert bool(CYRILLIC.search(words["ru"])) != (term in LATIN)
     assert not any(CYRILLIC.search(words[code]) for code in ("cs", "de", "vi"))
 

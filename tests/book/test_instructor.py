@@ -16,16 +16,17 @@ def section(title):
 
 def rows(text):
     """The rows of all tables in a text, without their heads."""
-    lines = [
+    table = [
         [cell.strip() for cell in line[1:-1].split("|")]
         for line in text.splitlines()
         if line.startswith("|")
     ]
-    return [row for row in lines if row[0] not in ("chapter", "week") and row[0].strip("-")]
+    return [row for row in table if row[0] not in ("chapter", "week") and row[0].strip("-")]
 
 
 def linked(cell):
-    return [int(n) for n in re.findall(r"\(\.\./notebooks/(\d\d)_\w+\.ipynb\)", cell)]
+    """The numbers of the chapters to which a cell links."""
+    return [int(number) for number in re.findall(r"\(\.\./notebooks/(\d\d)_\w+\.ipynb\)", cell)]
 
 
 @pytest.mark.parametrize("number", CHAPTERS)
@@ -43,29 +44,26 @@ def test_times_are_those_of_the_chapter(number):
 @pytest.mark.parametrize("number", CHAPTERS)
 def test_outcomes_are_those_of_the_chapter(number):
     text = CHAPTERS[number].read_text()
-    promised = re.findall(
-        r"^\d\. (.+)[,.]$", text.split("you will be able to")[1].split("```")[0], re.M
-    )
-    mine = [
+    promise = text.split("you will be able to")[1].split("```")[0]
+    promised = re.findall(r"^\d\. (.+)[,.]$", promise, re.M)
+    outcomes = [
         row for row in rows(section("Learning outcomes")) if re.match(rf"\[?{number}\b", row[0])
     ]
-    assert [row[1] for row in mine] == promised
-    for _, _, practised, _ in mine:
-        found = [
-            int(k)
-            for part in re.findall(r"exercises? ([\d and]+)", practised)
-            for k in re.findall(r"\d", part)
-        ]
-        quiz = [
-            int(k)
-            for part in re.findall(r"quiz ([\d and]+)", practised)
-            for k in re.findall(r"\d", part)
-        ]
+    assert [row[1] for row in outcomes] == promised
+    for _, _, practised, _ in outcomes:
+        exercises = numbers_after("exercises?", practised)
+        quiz = numbers_after("quiz", practised)
         parts = re.findall(r"section \*(.+?)\*", practised)
-        assert found or quiz or parts
-        assert all(f"**Exercise {k} · " in text for k in found)
+        assert exercises or quiz or parts
+        assert all(f"**Exercise {k} · " in text for k in exercises)
         assert all(f"<summary>{k}. " in text for k in quiz)
         assert all(re.search(rf"^##+ {re.escape(title)}$", text, re.M) for title in parts)
+
+
+def numbers_after(word, text):
+    """The numbers in "WORD 1, 2 and 3"; the word is a regular expression."""
+    lists = re.findall(rf"{word} ([\d and]+)", text)
+    return [int(digit) for numbers in lists for digit in re.findall(r"\d", numbers)]
 
 
 def test_questions_of_problem_sets_exist():

@@ -1,4 +1,4 @@
-"""The chapters: derived notebooks in step, short cells, exercises that are open, and solutions that are right."""
+"""The chapters: notebooks in step, short cells, open exercises, and solutions that are right."""
 
 import re
 import statistics
@@ -17,61 +17,60 @@ from tools.book.derive_notebooks import (
     without_solutions,
 )
 
-CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
-ids = [path.stem for path in CHAPTERS]
+NOTEBOOKS = ROOT / "notebooks"
+CHAPTERS = sorted(NOTEBOOKS.glob("[0-9]*.md"))
+EACH = pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for path in CHAPTERS])
+STUB = "raise NotImplementedError"
+SETUP_LINES = 9  # at the start of the first cell, the same in all chapters
+CELL_TIMEOUT = 600  # seconds
+SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.S)
+PYTHON = re.compile(r"```python\n(.*?)```", re.S)
 
 
 def cells(path, kind="code"):
-    return [
-        cell
-        for cell in nbformat.reads(notebook(path.read_text()), 4).cells
-        if cell.cell_type == kind
-    ]
+    """The cells of one kind in a chapter."""
+    chapter = nbformat.reads(notebook(path.read_text()), 4)
+    return [cell for cell in chapter.cells if cell.cell_type == kind]
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=ids)
+def student(path):
+    """The path of the notebook without solutions."""
+    return NOTEBOOKS / "student" / f"{path.stem}.ipynb"
+
+
+@EACH
 def test_notebooks_are_in_step(path):
-    derived, student = (
-        path.with_suffix(".ipynb"),
-        ROOT / "notebooks" / "student" / f"{path.stem}.ipynb",
-    )
-    assert derived.read_text() == notebook(path.read_text()), (
-        "run `make notebooks` and commit the result"
-    )
-    assert student.read_text() == notebook(without_solutions(path.read_text())), (
-        "run `make notebooks` and commit it"
-    )
-    for one in derived, student:
-        assert "wrong answers" not in one.read_text()
-        assert all(not cell.get("outputs") for cell in nbformat.read(one, 4).cells)
+    text = path.read_text()
+    derived = path.with_suffix(".ipynb")
+    advice = "run `make notebooks` and commit the result"
+    assert derived.read_text() == notebook(text), advice
+    assert student(path).read_text() == notebook(without_solutions(text)), advice
+    for written in derived, student(path):
+        assert "wrong answers" not in written.read_text()
+        assert all(not cell.get("outputs") for cell in nbformat.read(written, 4).cells)
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=ids)
+@EACH
 def test_student_notebook_has_stubs_and_no_solutions(path):
-    given = (ROOT / "notebooks" / "student" / f"{path.stem}.ipynb").read_text()
-    assert (
-        given.count("raise NotImplementedError")
-        == path.read_text().count("raise NotImplementedError")
-        >= 3
-    )
-    assert "Solution</summary>" not in given and "Hint</summary>" in given
-    for link in re.findall(r"\]\((\.\./[^)#]*)", given):
-        assert (ROOT / "notebooks" / "student" / link).exists()
+    text = student(path).read_text()
+    assert text.count(STUB) == path.read_text().count(STUB) >= 3
+    assert "Solution</summary>" not in text and "Hint</summary>" in text
+    for link in re.findall(r"\]\((\.\./[^)#]*)", text):
+        assert (NOTEBOOKS / "student" / link).exists()
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=ids)
+@EACH
 def test_cells_are_short(path):
-    assert max(len(cell.source.splitlines()) for cell in cells(path)) <= 25
-    lengths = [
-        sum(bool(re.match(r"\s*[^\s#]", line)) for line in cell.source.splitlines())
-        for cell in cells(path)
-    ]
+    sources = [cell.source.splitlines() for cell in cells(path)]
+    assert max(map(len, sources)) <= 25
+    lengths = [sum(bool(re.match(r"\s*[^\s#]", line)) for line in lines) for lines in sources]
     assert len(lengths) <= 30
     assert statistics.median(lengths) <= 8 and sum(n <= 15 for n in lengths) >= 0.9 * len(lengths)
 
 
 def test_setup_cell_is_the_same_everywhere():
-    common = {"\n".join(cells(path)[0].source.splitlines()[:9]) for path in CHAPTERS}
+    setups = [cells(path)[0].source.splitlines() for path in CHAPTERS]
+    common = {"\n".join(lines[:SETUP_LINES]) for lines in setups}
     assert len(common) == 1
 
 
@@ -86,11 +85,8 @@ def test_figures_have_alt_text():
 def test_address_is_stamped_once():
     address = "https://github.com/someone/book"
     text = CHAPTERS[0].read_text()
-    assert (
-        PLACEHOLDER in text
-        and PLACEHOLDER not in notebook(text, address)
-        and address in notebook(text, address)
-    )
+    derived = notebook(text, address)
+    assert PLACEHOLDER in text and PLACEHOLDER not in derived and address in derived
     settings = (ROOT / "book" / "_config.yml").read_text()
     stamped = config(settings, address)
     assert f"url: {address}" in stamped and "colab_url" in stamped
@@ -98,42 +94,52 @@ def test_address_is_stamped_once():
 
 
 def answered(path):
-    """The chapter with each stub replaced by its wrong answers, each with the check after it, and then its solution."""
-    book, wrong = jupytext.reads(path.read_text(), fmt="md:myst"), 0
-    stubs = [k for k, cell in enumerate(book.cells) if "raise NotImplementedError" in cell.source]
-    for stub, end in reversed(list(zip(stubs, [*stubs[1:], None], strict=True))):
-        text = "".join(
-            cell.source + "\n" for cell in book.cells[stub:end] if cell.cell_type == "markdown"
-        )
-        check = next(cell.source for cell in book.cells[stub + 1 :] if cell.cell_type == "code")
-        book.cells[stub].source = re.search(
-            r"<summary>Solution</summary>.*?```python\n(.*?)```", text, re.S
-        )[1]
-        answers = re.findall(r"```python\n(.*?)```", "".join(WRONG_ANSWERS.findall(text)), re.S)
-        assert len(answers) >= 3, (
-            f"the exercise at {check.splitlines()[0]} needs three plausible wrong answers"
-        )
-        tagged = {"tags": ["raises-exception"]}
-        book.cells[stub:stub] = [
-            nbformat.v4.new_code_cell(f"{one}\n{check}", metadata=tagged) for one in answers
-        ]
-        wrong += len(answers)
-    return book, len(stubs), wrong
+    """The chapter with answers for stubs: the wrong ones, each with the check, then the solution.
+
+    :return: the chapter as a notebook, the number of stubs and the number of wrong answers
+    """
+    chapter = jupytext.reads(path.read_text(), fmt="md:myst")
+    stubs = [k for k, cell in enumerate(chapter.cells) if STUB in cell.source]
+    ends = [*stubs[1:], None]
+    wrong = 0
+    for stub, end in reversed(list(zip(stubs, ends, strict=True))):
+        wrong += answer(chapter, stub, end)
+    return chapter, len(stubs), wrong
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=ids)
+def answer(chapter, stub, end):
+    """Put the answers to one exercise in the place of its stub; returns the number of wrong ones.
+
+    :param stub: position of the stub's cell
+    :param end: position of the next stub, or None
+    """
+    texts = [cell.source + "\n" for cell in chapter.cells[stub:end] if cell.cell_type == "markdown"]
+    text = "".join(texts)
+    check = next(cell.source for cell in chapter.cells[stub + 1 :] if cell.cell_type == "code")
+    chapter.cells[stub].source = SOLUTION.search(text)[1]
+    answers = PYTHON.findall("".join(WRONG_ANSWERS.findall(text)))
+    assert len(answers) >= 3, (
+        f"the exercise at {check.splitlines()[0]} needs three plausible wrong answers"
+    )
+    tagged = {"tags": ["raises-exception"]}
+    chapter.cells[stub:stub] = [
+        nbformat.v4.new_code_cell(f"{wrong}\n{check}", metadata=tagged) for wrong in answers
+    ]
+    return len(answers)
+
+
+@EACH
 def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
     monkeypatch.setenv("XCNN_EXPLORER", "snapshot")
     monkeypatch.setenv("XCNN_STUDY", str(ROOT / "_build" / "study"))  # the records of the book
-    book, stubs, wrong = answered(path)
-    NotebookClient(
-        book, timeout=600, resources={"metadata": {"path": str(ROOT / "notebooks")}}
-    ).execute()
-    said = "".join(out.get("text", "") for cell in book.cells for out in cell.get("outputs", []))
+    chapter, stubs, wrong = answered(path)
+    folder = {"metadata": {"path": str(NOTEBOOKS)}}
+    NotebookClient(chapter, timeout=CELL_TIMEOUT, resources=folder).execute()
+    said = "".join(out.get("text", "") for cell in chapter.cells for out in cell.get("outputs", []))
     assert stubs >= 3
     assert [said.count(f"Exercise {n}: right.") for n in range(1, stubs + 1)] == [1] * stubs
     assert "still open" not in said
-    tried = [cell for cell in book.cells if "raises-exception" in cell.metadata.get("tags", [])]
+    tried = [cell for cell in chapter.cells if "raises-exception" in cell.metadata.get("tags", [])]
     for cell in tried:
         caught = [(out.ename, out.evalue) for out in cell.outputs if out.output_type == "error"]
         assert caught and caught[0][0] == "AssertionError" and caught[0][1], (
@@ -142,7 +148,7 @@ def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
     assert len(tried) == wrong
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=ids)
+@EACH
 def test_exercises_are_open_in_the_book(path):
     page = (ROOT / "_build" / "html" / "notebooks" / f"{path.stem}.html").read_text()
-    assert page.count("is still open") == path.read_text().count("raise NotImplementedError")
+    assert page.count("is still open") == path.read_text().count(STUB)

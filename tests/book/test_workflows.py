@@ -1,4 +1,4 @@
-"""The workflows, read as GitHub reads them: they call the Makefile, hold no secrets, and may do little."""
+"""The workflows call the Makefile, hold no secrets, and may do little."""
 
 import re
 
@@ -9,22 +9,19 @@ from tools import ROOT
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
 TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.M))
-MACHINE = (
-    "sudo apt-get ",
-    "sudo sysctl ",
-)  # what a fresh machine lacks; everything else is a target of the Makefile
+# What a fresh machine lacks; everything else is a target of the Makefile.
+MACHINE = ("sudo apt-get ", "sudo sysctl ")
 ACTIONS = {"checkout", "setup-python", "cache", "upload-pages-artifact", "deploy-pages"}
 
 
 def read(name):
-    # YAML 1.1 takes the key `on` for the value true
-    return {
-        "on" if key is True else key: part
-        for key, part in yaml.safe_load(WORKFLOWS[name].read_text()).items()
-    }
+    """A workflow as a dict. YAML 1.1 takes the key `on` for the value true."""
+    workflow = yaml.safe_load(WORKFLOWS[name].read_text())
+    return {"on" if key is True else key: part for key, part in workflow.items()}
 
 
 def steps(name):
+    """The steps of all jobs of a workflow."""
     return [step for job in read(name)["jobs"].values() for step in job["steps"]]
 
 
@@ -32,9 +29,8 @@ def test_the_three_workflows_are_there():
     assert set(WORKFLOWS) == {"test", "book", "weekly"}
     assert {"push", "pull_request"} <= set(read("test")["on"])
     assert read("book")["on"]["push"] == {"branches": ["main"]}
-    assert re.fullmatch(
-        r"\d+ \d+ \* \* [0-6]", read("weekly")["on"]["schedule"][0]["cron"]
-    )  # once a week
+    once_a_week = r"\d+ \d+ \* \* [0-6]"
+    assert re.fullmatch(once_a_week, read("weekly")["on"]["schedule"][0]["cron"])
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -48,9 +44,8 @@ def test_commands_are_targets_of_the_makefile(name):
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_actions_are_official_and_pinned_to_a_major_version(name):
     used = [step["uses"] for step in steps(name) if "uses" in step]
-    assert used and all(
-        re.fullmatch(rf"actions/({'|'.join(ACTIONS)})@v\d+", action) for action in used
-    )
+    pinned = rf"actions/({'|'.join(ACTIONS)})@v\d+"
+    assert used and all(re.fullmatch(pinned, action) for action in used)
 
 
 def test_workflows_agree_on_versions():
@@ -73,12 +68,10 @@ def test_no_secrets_and_no_more_rights_than_needed(name):
     rights = {
         job: part["permissions"] for job, part in workflow["jobs"].items() if "permissions" in part
     }
-    assert rights == (
-        {"publish": {"pages": "write", "id-token": "write"}} if name == "book" else {}
-    )
-    assert (
-        "pull_request_target" not in workflow["on"]
-    )  # it would run a stranger's code with our rights
+    publish = {"publish": {"pages": "write", "id-token": "write"}}
+    assert rights == (publish if name == "book" else {})
+    # It would run a stranger's code with our rights.
+    assert "pull_request_target" not in workflow["on"]
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

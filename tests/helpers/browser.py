@@ -1,4 +1,4 @@
-"""A headless Chromium, and a folder behind an address, for the tests that look at pages as a reader does."""
+"""A headless Chromium, and a folder behind an address, for tests that look at pages."""
 
 import contextlib
 import functools
@@ -8,20 +8,25 @@ import threading
 
 import pytest
 
-from tools.book import open_chromium as headless
+from tools.book import open_chromium
 
 
 @contextlib.contextmanager
 def chromium():
-    """Yield a Playwright Browser. Without Chromium the test is skipped, but fails where `CI` is set."""
-    if headless.program() is None:
+    """Yield a Playwright Browser.
+
+    Without Chromium the test is skipped; where `CI` is set, it fails.
+    """
+    if open_chromium.program() is None:
         leave = pytest.fail if os.environ.get("CI") else pytest.skip
         leave("no browser: install it with `apt-get install chromium`")
-    with headless.chromium() as browser:
+    with open_chromium.chromium() as browser:
         yield browser
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files without a line for each request."""
+
     def log_message(self, *args):
         pass
 

@@ -1,4 +1,7 @@
-"""Copies of networks in which each ReLU is a module that holds the rule: what a method must equal on the originals."""
+"""Copies of networks in which each ReLU is a module that holds the rule.
+
+A method that changes the backward pass of ReLUs must give on the original what autograd gives here.
+"""
 
 import copy
 
@@ -14,30 +17,29 @@ class Rule(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, method, top):
         ctx.save_for_backward(x)
-        ctx.method, ctx.top = method, top
-        return torch.where(
-            x > 0, torch.where(x < top, x, torch.full_like(x, top)), torch.zeros_like(x)
-        )
+        ctx.method = method
+        ctx.top = top
+        below_top = torch.where(x < top, x, torch.full_like(x, top))
+        return torch.where(x > 0, below_top, torch.zeros_like(x))
 
     @staticmethod
     def backward(ctx, g):
         (x,) = ctx.saved_tensors
-        inside, positive = ((x > 0) & (x < ctx.top)).to(g.dtype), (g > 0).to(g.dtype)
-        return (
-            {
-                "gradient": inside * g,
-                "deconvnet": positive * g,
-                "guided_backprop": inside * positive * g,
-            }[ctx.method],
-            None,
-            None,
-        )
+        inside = ((x > 0) & (x < ctx.top)).to(g.dtype)
+        positive = (g > 0).to(g.dtype)
+        rules = {
+            "gradient": inside * g,
+            "deconvnet": positive * g,
+            "guided_backprop": inside * positive * g,
+        }
+        return rules[ctx.method], None, None
 
 
 class RuleReLU(nn.Module):
     def __init__(self, method, top=1e30):
         super().__init__()
-        self.method, self.top = method, top
+        self.method = method
+        self.top = top
 
     def forward(self, x):
         return Rule.apply(x, self.method, self.top)
@@ -48,13 +50,16 @@ class DenseNet(nn.Module):
 
     def __init__(self, module, relu):
         super().__init__()
-        self.features, self.relu, self.classifier = module.features, relu, module.classifier
+        self.features = module.features
+        self.relu = relu
+        self.classifier = module.classifier
 
     def forward(self, x):
         return self.classifier(self.relu(self.features(x)).mean((2, 3)))
 
 
 def rewritten(name, module, method):
+    """A copy of a network, every ReLU of which holds the rule of the method."""
     module = copy.deepcopy(module)
     swaps = {}
     for path, part in module.named_modules():
@@ -72,6 +77,7 @@ def rewritten(name, module, method):
 
 
 def by_autograd(module, x):
+    """The gradient of the scores of `TARGETS` with respect to x."""
     x = x.clone().requires_grad_()
     S = module(x)[range(len(x)), TARGETS]
     return torch.autograd.grad(S.sum(), x)[0]

@@ -1,6 +1,7 @@
-"""Which library is right where: each question put to each library that has the method, with numbers that decide.
+"""Which library is right where: each question is put to each library that has the method.
 
-`make bench` records the answers for the book; tests/test_scoreboard.py finds them again.
+Numbers decide. `make bench` records the answers for the book; tests/library/test_scoreboard.py
+finds them again.
 """
 
 import copy
@@ -22,6 +23,15 @@ FAMILIES = [
     "densenet121",
 ]
 LAST = {"resnet18": "layer4", "squeezenet1_1": "features", "vgg11": "features"}
+# how a library may refuse a network
+REFUSALS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    IndexError,
+    AttributeError,
+)
 
 
 def ask(method, library, name, x, targets=TARGETS, module=None):
@@ -31,27 +41,24 @@ def ask(method, library, name, x, targets=TARGETS, module=None):
 
 
 def near(R, wanted, tolerance=1e-3):
-    return R.shape == wanted.shape and bool(
-        (R - wanted).abs().max() <= tolerance * wanted.abs().max()
-    )
+    limit = tolerance * wanted.abs().max()
+    return R.shape == wanted.shape and bool((R - wanted).abs().max() <= limit)
 
 
 def guided_is_guided(library, name):
-    """Guided backprop equals that of a network in which every ReLU is a module that holds the rule."""
+    """Guided backprop equals that of a network in which every ReLU is a module with the rule."""
     x = batch(network(name).size)
-    return near(
-        ask("guided backprop", library, name, x),
-        by_autograd(rewritten(name, network(name).module, "guided_backprop"), x),
-    )
+    wanted = by_autograd(rewritten(name, network(name).module, "guided_backprop"), x)
+    return near(ask("guided backprop", library, name, x), wanted)
 
 
 def relevance_is_kept(library, name):
     """LRP epsilon, all biases 0: the relevance of the pixels sums to the score."""
-    module, x = copy.deepcopy(network(name).module), batch(network(name).size)
+    module = copy.deepcopy(network(name).module)
+    x = batch(network(name).size)
     for part in module.modules():
-        if isinstance(
-            part, nn.BatchNorm2d
-        ):  # a batch norm's bias is what is left of it where its input is 0
+        if isinstance(part, nn.BatchNorm2d):
+            # The bias of a batch norm is what is left of it where its input is 0.
             part.bias.data = part.running_mean * part.weight / (part.running_var + part.eps).sqrt()
         elif getattr(part, "bias", None) is not None:
             part.bias.data.zero_()
@@ -62,48 +69,43 @@ def relevance_is_kept(library, name):
 def batch_is_single(library, method, name="resnet18"):
     """Three images at once give what they give one by one."""
     x = batch(network(name).size).float()
-    return near(
-        ask(method, library, name, x),
-        torch.cat([ask(method, library, name, x[k : k + 1], [c]) for k, c in enumerate(TARGETS)]),
-    )
+    together = ask(method, library, name, x)
+    singles = [ask(method, library, name, x[k : k + 1], [c]) for k, c in enumerate(TARGETS)]
+    return near(together, torch.cat(singles))
 
 
 def leaves_no_trace(library, method, name="squeezenet1_1"):
     """The network after the call is what it was: weights, gradients, hooks, modes, modules."""
-    module, x = copy.deepcopy(network(name).module).float(), batch(network(name).size, 1).float()
+    module = copy.deepcopy(network(name).module).float()
+    x = batch(network(name).size, 1).float()
     before = state(module, x)
     WAYS[method][library](module, LAST[name])(x, [1])
     return state(module, x) == before
 
 
+def questions():
+    """Rows (question, method, what it is asked of)."""
+    for name in FAMILIES:
+        yield guided_is_guided, "guided backprop", name
+    for name in FAMILIES:
+        if name != "inception_v3":
+            yield relevance_is_kept, "LRP epsilon", name
+    for method in ("guided backprop", "Grad-CAM"):
+        yield batch_is_single, method, method
+    for method in ("guided backprop", "Grad-CAM", "LRP epsilon"):
+        yield leaves_no_trace, method, method
+
+
 def answers(*libraries):
-    """Rows question, of, library, answer: right (to 1 in 1,000), wrong, or refuses, and then why (the error)."""
-    questions = [
-        *((guided_is_guided, "guided backprop", name) for name in FAMILIES),
-        *((relevance_is_kept, "LRP epsilon", name) for name in FAMILIES if name != "inception_v3"),
-        *((batch_is_single, method, method) for method in ("guided backprop", "Grad-CAM")),
-        *(
-            (leaves_no_trace, method, method)
-            for method in ("guided backprop", "Grad-CAM", "LRP epsilon")
-        ),
-    ]
-    for question, method, of in questions:
+    """Rows question, of, library, answer, why.
+
+    The answer is right (to 1 in 1,000), wrong, or refuses; then `why` tells the error.
+    """
+    for question, method, of in questions():
         for library in WAYS[method]:
             if libraries and library not in libraries:
                 continue
-            try:
-                answer, why = "right" if question(library, of) else "wrong", ""
-            except (
-                RuntimeError,
-                ValueError,
-                TypeError,
-                AssertionError,
-                IndexError,
-                AttributeError,
-            ) as error:
-                if library == "xcnn":
-                    raise
-                answer, why = "refuses", f"{type(error).__name__}: {error}"[:120]
+            answer, why = _answer(question, library, of)
             yield {
                 "question": question.__name__,
                 "of": of,
@@ -111,3 +113,12 @@ def answers(*libraries):
                 "answer": answer,
                 "why": why,
             }
+
+
+def _answer(question, library, of):
+    try:
+        return ("right" if question(library, of) else "wrong"), ""
+    except REFUSALS as error:
+        if library == "xcnn":
+            raise
+        return "refuses", f"{type(error).__name__}: {error}"[:120]

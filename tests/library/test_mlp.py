@@ -1,11 +1,14 @@
-"""The multilayer network: the four equations against autograd and finite differences, and how it learns."""
+"""The multilayer network: the four equations against two other ways, and how it learns.
+
+The other ways are autograd and finite differences.
+"""
 
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from xcnn import InputError
 from xcnn.mlp import MLP, SLOPE, relu, sigmoid, tanh
@@ -67,26 +70,20 @@ def test_the_gradient_of_a_batch_is_the_mean(f, seed):
     each = [net.backprop(X[n : n + 1], T[n : n + 1]) for n in range(5)]
     for k, whole in enumerate(net.backprop(X, T)):
         for l, g in enumerate(whole):
-            assert np.allclose(g, np.mean([one[k][l] for one in each], axis=0))
+            assert np.allclose(g, np.mean([dE[k][l] for dE in each], axis=0))
 
 
 def test_by_hand():
     """The network of chapter 2: 2-2-1, ReLU, one unit off."""
     net = MLP((2, 2, 1), relu)
-    net.W, net.b = (
-        [np.array([[1.0, 1], [2, -3]]), np.array([[2.0, 4]])],
-        [np.array([0.0, 1]), np.array([-1.0])],
-    )
+    net.W = [np.array([[1.0, 1], [2, -3]]), np.array([[2.0, 4]])]
+    net.b = [np.array([0.0, 1]), np.array([-1.0])]
     z, a = net.forward([[1, 2]])
-    assert [v.tolist() for v in z] == [[[3, -3]], [[5]]] and [v.tolist() for v in a] == [
-        [[1, 2]],
-        [[3, 0]],
-        [[5]],
-    ]
+    assert [v.tolist() for v in z] == [[[3, -3]], [[5]]]
+    assert [v.tolist() for v in a] == [[[1, 2]], [[3, 0]], [[5]]]
     dW, db = net.backprop([[1, 2]], [[3]])
-    assert [g.tolist() for g in dW] == [[[4, 8], [0, 0]], [[6, 0]]] and [
-        g.tolist() for g in db
-    ] == [[4, 0], [2]]
+    assert [g.tolist() for g in dW] == [[[4, 8], [0, 0]], [[6, 0]]]
+    assert [g.tolist() for g in db] == [[4, 0], [2]]
 
 
 def test_sigmoid_does_not_overflow():
@@ -117,6 +114,8 @@ def test_sgd_learns_xor():
 @settings(max_examples=20, deadline=None)
 def test_a_small_step_against_the_gradient_lowers_the_loss(f, seed):
     net, X, T = example((3, 4, 2), f, seed, N=8)
+    dW, db = net.backprop(X, T)
+    assume(any(g.any() for g in (*dW, *db)))  # some networks of ReLUs answer 0 to all examples
     before = net.loss(X, T)
     (after,) = net.sgd(X, T, rate=1e-4, epochs=1, batch=8)
     assert after < before
@@ -140,8 +139,14 @@ def test_the_seed_decides():
 
 def test_each_epoch_looks_at_every_example_once():
     net, X, T = example((3, 4, 2), sigmoid, seed=0, N=10)
-    seen, honest = [], net.backprop
-    net.backprop = lambda X, T: seen.append(X) or honest(X, T)
+    seen = []
+    honest = net.backprop
+
+    def watched(X, T):
+        seen.append(X)
+        return honest(X, T)
+
+    net.backprop = watched
     list(net.sgd(X, T, rate=0.1, epochs=2, batch=3))
     first = np.concatenate(seen[: len(seen) // 2])
     assert len(seen) == 6 and {len(part) for part in seen} == {3, 4}

@@ -1,4 +1,4 @@
-"""The perceptron: gates, Rosenblatt's rule against an independent one, the convergence theorem as a property."""
+"""The perceptron: gates, Rosenblatt's rule against scikit-learn's, and the convergence theorem."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,10 @@ SEEDS = st.integers(0, 10_000)
 
 
 def separable(seed, n=3, N=40, gap=0.1):
-    """Examples and targets of a hidden unit of length 1, none of them nearer to its line than `gap`."""
+    """Examples and targets of a hidden unit of length 1, and the unit.
+
+    None of the examples is nearer to its line than `gap`.
+    """
     rng = np.random.default_rng(seed)
     star = rng.normal(size=n + 1) * [*[1] * n, 0.2]  # a small bias, so that both targets occur
     star /= np.linalg.norm(star)
@@ -56,9 +59,8 @@ def test_each_look_follows_the_formula():
         before = w @ X[i] + b
         w, b = w + 0.7 * e * X[i], b + 0.7 * e
         assert np.allclose(unit.w, w) and np.isclose(unit.b, b)
-        assert np.isclose(
-            unit.w @ X[i] + unit.b - before, 0.7 * e * (X[i] @ X[i] + 1)
-        )  # towards the right side
+        moved = unit.w @ X[i] + unit.b - before
+        assert np.isclose(moved, 0.7 * e * (X[i] @ X[i] + 1))  # towards the right side
 
 
 @given(SEEDS)
@@ -84,9 +86,8 @@ def test_from_zero_the_rate_changes_no_decision(seed, rate):
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_to_scikit_learn(seed):
     X, t, _ = separable(seed)
-    first = int(
-        t.argmax()
-    )  # scikit-learn also corrects where z = 0 and t = 0; that can happen at the first look only
+    # scikit-learn also corrects where z = 0 and t = 0; that can happen at the first look only
+    first = int(t.argmax())
     X, t = np.roll(X, -first, axis=0), np.roll(t, -first)
     epochs = 3
     theirs = Reference(shuffle=False, max_iter=epochs, tol=None).fit(X, t)

@@ -1,4 +1,4 @@
-"""Scenes: the same seed, the same picture; each knob turns one thing; masks are exact; COCO folders read back."""
+"""Scenes: the same seed, the same picture; each knob turns one thing; masks are exact."""
 
 import json
 from itertools import pairwise
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from xcnn import InputError, coco, scenes
+from xcnn import InputError, scenes
 from xcnn.scenes import CLASSES, render
 
 SEEDS = [0, 7, 21]
@@ -65,9 +65,8 @@ def test_occlusion_hides_what_it_says(seed, fraction):
     bare, hidden = render(seed, occlusion=0), render(seed, occlusion=fraction)
     assert hidden.labels == bare.labels and not (hidden.masks & ~bare.masks).any()
     assert 1 - hidden.masks.sum() / bare.masks.sum() == pytest.approx(fraction, abs=0.04)
-    assert (
-        pixels(bare) == pixels(hidden)
-    ).mean() > 0.4  # beside the board and its shadow all is as it was
+    # beside the board and its shadow all is as it was
+    assert (pixels(bare) == pixels(hidden)).mean() > 0.4
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -115,18 +114,21 @@ def test_size_does_not_move_things(seed):
     assert (again & small.masks[0]).sum() / (again | small.masks[0]).sum() > 0.9
 
 
-@pytest.mark.parametrize(("knobs", "says"), [
-    ({"classes": ["piza"]}, "no scene class 'piza'.*'pizza'"),
-    ({"classes": []}, "1 to 4 objects, not 0"),
-    ({"classes": ["pizza"] * 5}, "1 to 4 objects, not 5"),
-    ({"scale": 0}, "scale must lie between"),
-    ({"view": 90}, "view must lie between -75 and 75, not 90"),
-    ({"light": float("nan")}, "light must lie between"),
-    ({"occlusion": 1}, "occlusion must lie between"),
-    ({"count": 5}, "count must lie between 1 and 4"),
-    ({"size": 8}, "at least 16"),
-    ({"seed": -1}, "seed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"classes": ["piza"]}, "no scene class 'piza'.*'pizza'"),
+        ({"classes": []}, "1 to 4 objects, not 0"),
+        ({"classes": ["pizza"] * 5}, "1 to 4 objects, not 5"),
+        ({"scale": 0}, "scale must lie between"),
+        ({"view": 90}, "view must lie between -75 and 75, not 90"),
+        ({"light": float("nan")}, "light must lie between"),
+        ({"occlusion": 1}, "occlusion must lie between"),
+        ({"count": 5}, "count must lie between 1 and 4"),
+        ({"size": 8}, "at least 16"),
+        ({"seed": -1}, "seed"),
+    ],
+)
 def test_bad_knobs(knobs, says):
     with pytest.raises(InputError, match=says):
         render(**{"seed": 0, **knobs})
@@ -147,92 +149,13 @@ def test_dataset():
         assert (images[k] == pixels(scene)).all() and CLASSES[labels[k]] == scene.labels[0]
 
 
-# ---- COCO folders
-
-
-@pytest.fixture
-def folder(tmp_path):
+def test_areas_and_boxes_are_true(tmp_path):
     scenes.write(tmp_path, 4, seed=11, count=2)
-    return tmp_path
-
-
-def test_a_written_folder_reads_back(folder):
-    read = coco.Folder(folder)
-    assert read.ids() == [11, 12, 13, 14] and list(read.categories) == list(CLASSES)
-    for seed in read.ids():
-        scene = render(seed, count=2)
-        assert (np.asarray(read.image(seed)) == pixels(scene)).all()
-        for name in CLASSES:
-            truth = scene.mask(name) if name in scene.labels else np.zeros((128, 128), bool)
-            mask = read.mask(seed, name)
-            assert mask.dtype == bool and (mask == truth).all()
-            assert (seed in read.ids(name)) == (name in scene.labels)
-
-
-def test_areas_and_boxes_are_true(folder):
-    for a in json.loads((folder / "annotations/instances.json").read_text())["annotations"]:
+    for a in json.loads((tmp_path / "annotations/instances.json").read_text())["annotations"]:
         mask = render(a["image_id"], count=2).mask(CLASSES[a["category_id"] - 1])
         ys, xs = np.nonzero(mask)
         assert a["area"] == mask.sum()
         assert a["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
-
-
-def test_missing_folders_and_files(folder, tmp_path_factory):
-    with pytest.raises(InputError, match=r"0 annotation files.*a COCO folder holds"):
-        coco.Folder(tmp_path_factory.mktemp("empty"))
-    with pytest.raises(InputError, match="0 annotation files"):
-        coco.Folder(folder / "nowhere")
-    (folder / "images/000011.png").unlink()
-    with pytest.raises(InputError, match=r"image 11 \(000011.png\) is not in .*download it"):
-        coco.Folder(folder).image(11)
-
-
-def test_two_annotation_files_must_be_told_apart(folder):
-    (folder / "annotations/instances_b.json").write_text(
-        (folder / "annotations/instances.json").read_text()
-    )
-    with pytest.raises(InputError, match=r"2 annotation files.*name one"):
-        coco.Folder(folder)
-    assert coco.Folder(folder, "instances_b.json").ids() == [11, 12, 13, 14]
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"images": []}', "\x00\xff"])
-def test_broken_annotations(folder, text):
-    (folder / "annotations/instances.json").write_text(text)
-    with pytest.raises(InputError, match=r"instances\.json is not a COCO annotation file"):
-        coco.Folder(folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a picture", "half"])
-def test_broken_images(folder, content):
-    path = folder / "images/000012.png"
-    path.write_bytes(path.read_bytes()[:2000] if content == "half" else content)
-    with pytest.raises(InputError, match=r"000012\.png cannot be read as an image"):
-        coco.Folder(folder).image(12)
-
-
-def test_unknown_ids_and_categories(folder):
-    read = coco.Folder(folder)
-    for call in (read.image, lambda i: read.mask(i, "pizza")):
-        with pytest.raises(InputError, match="no image 99"):
-            call(99)
-    for call in (read.ids, lambda name: read.mask(11, name)):
-        with pytest.raises(InputError, match=r"no category 'umbrela'.*'umbrella'"):
-            call("umbrela")
-
-
-def test_real_coco(real):
-    read = coco.Folder(real / "coco")
-    assert len(read.ids()) == 188 and len(read.categories) == 80
-    assert {104455, 244592} <= set(read.ids("zebra")) < set(read.ids())
-    for image_id in read.ids("zebra"):
-        image, mask = read.image(image_id), read.mask(image_id, "zebra")
-        assert image.mode == "RGB" and mask.shape == (image.height, image.width)
-        assert mask.dtype == bool and 0 < mask.mean() < 1
-    assert not read.mask(104455, "pizza").any()
-
-
-# ---- the copyright tag of chapter 12
 
 
 @pytest.mark.parametrize("seed", SEEDS)

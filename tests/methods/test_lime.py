@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
 from torch import nn
 from xcnn import InputError
-from xcnn.methods.lime import fit, lime, superpixels
+from xcnn.methods.lime import fit, lime, lime_surrogates, superpixels
 
 from tests.helpers.oracles import network
 
@@ -29,14 +29,15 @@ def grid(side=128, step=32):
 
 
 class Presence(nn.Module):
-    """Score of class 0: sum_i w_i (mean of channel 0 over superpixel i); of class 1: its square; of class 2: 1."""
+    """Scores that depend on how much of each superpixel is present.
+
+    Class 0: sum_i w_i (mean of channel 0 over superpixel i). Class 1: its square. Class 2: 1.
+    """
 
     def __init__(self, cut, w):
         super().__init__()
-        self.at, self.w = (
-            torch.nn.functional.one_hot(cut.flatten()).double(),
-            torch.as_tensor(w).double(),
-        )
+        self.at = torch.nn.functional.one_hot(cut.flatten()).double()
+        self.w = torch.as_tensor(w).double()
 
     def forward(self, x):
         s = (x[:, 0].double().flatten(1) @ self.at / self.at.sum(0)) @ self.w
@@ -44,8 +45,12 @@ class Presence(nn.Module):
 
 
 def linear(seed=0):
-    """A linear network, an image that is 1 everywhere, and what its surrogate must be where hidden means 0."""
-    w, cut = np.random.default_rng(seed).normal(size=16), grid()
+    """A linear network, an image that is 1 everywhere, the weights, and the superpixels.
+
+    The weights are those of the surrogate, where a hidden pixel is 0.
+    """
+    w = np.random.default_rng(seed).normal(size=16)
+    cut = grid()
     net = xcnn.Network(Presence(cut, w).eval(), mean=(0, 0, 0), std=(1, 1, 1), size=128)
     return net, torch.ones(1, 3, 128, 128, dtype=torch.float64), w, cut
 
@@ -58,16 +63,20 @@ def test_equals_the_lime_package_from_picture_to_weights(name):
     net = network(name)
     x = scene(net)
     mean, std = (np.array(v) for v in (net.mean, net.std))
-    predict = lambda pictures: net.predict(
-        torch.from_numpy((pictures - mean) / std).permute(0, 3, 1, 2)
-    ).numpy()  # noqa: E731
-    picture = net.picture(x)[0]
+
+    def predict(pictures):
+        return net.predict(torch.from_numpy((pictures - mean) / std).permute(0, 3, 1, 2)).numpy()
+
     theirs = LimeImageExplainer(random_state=7).explain_instance(
-        picture, predict, top_labels=2, num_samples=60, random_seed=0,
+        net.picture(x)[0],
+        predict,
+        top_labels=2,
+        num_samples=60,
+        random_seed=0,
         segmentation_fn=lambda picture: superpixels(picture, 30),
-    )  # fmt: skip
+    )
     for c in theirs.top_labels:
-        ours = lime(net, x, c, segments=30, samples=60, seed=7).values[0]
+        (ours,) = lime_surrogates(net, x, c, segments=30, samples=60, seed=7)
         w = np.array([value for _, value in sorted(theirs.local_exp[c])])
         assert np.abs(w).max() > 1e-8 and (ours.segments == theirs.segments).all()
         np.testing.assert_allclose(ours.w, w, rtol=1e-6, atol=1e-6 * np.abs(w).max())
@@ -79,15 +88,12 @@ def test_equals_the_lime_package_from_picture_to_weights(name):
 @pytest.mark.parametrize("width", [0.1, 0.25, 2.0])
 def test_equals_limes_regression_on_the_same_samples(width):
     net = network("googlenet_s")
-    v = lime(
-        net, scene(net), 3, segments=30, samples=100, score="logit", kernel_width=width
-    ).values[0]
-    distances = pairwise_distances(
-        v.z.astype(float), v.z[:1].astype(float), metric="cosine"
-    ).ravel()
-    np.testing.assert_allclose(
-        v.pi, np.exp(-(distances**2) / (2 * width**2)), rtol=1e-6, atol=1e-12
-    )
+    options = {"segments": 30, "samples": 100, "score": "logit", "kernel_width": width}
+    (v,) = lime_surrogates(net, scene(net), 3, **options)
+    z = v.z.astype(float)
+    distances = pairwise_distances(z, z[:1], metric="cosine").ravel()
+    pi = np.exp(-(distances**2) / (2 * width**2))
+    np.testing.assert_allclose(v.pi, pi, rtol=1e-6, atol=1e-12)
     base = LimeBase(lambda d: np.sqrt(np.exp(-(d**2) / width**2)))
     b, w, r2, _ = base.explain_instance_with_data(
         v.z, v.f[:, None], distances, 0, 99, feature_selection="none"
@@ -99,23 +105,24 @@ def test_equals_limes_regression_on_the_same_samples(width):
 @pytest.mark.parametrize("alpha", [1e-6, 1, 30])
 def test_fit_is_weighted_ridge_regression(alpha):
     rng = np.random.default_rng(0)
-    z, f, pi = rng.random((80, 9)) < 0.5, rng.normal(size=80), rng.random(80)
+    z = rng.random((80, 9)) < 0.5
+    f = rng.normal(size=80)
+    pi = rng.random(80)
     w, b, r2 = fit(z, f, pi, alpha)
     model = Ridge(alpha).fit(z, f, sample_weight=pi)
     np.testing.assert_allclose(w, model.coef_, rtol=1e-9)
     assert (b, r2) == pytest.approx((model.intercept_, model.score(z, f, pi)), rel=1e-9)
     # and by the normal equations, the intercept as a tenth weight that costs nothing
     Z = np.column_stack([z, np.ones(80)])
-    solved = np.linalg.solve(
-        Z.T @ (pi[:, None] * Z) + alpha * np.diag([1] * 9 + [0]), Z.T @ (pi * f)
-    )
+    ridge = alpha * np.diag([1] * 9 + [0])
+    solved = np.linalg.solve(Z.T @ (pi[:, None] * Z) + ridge, Z.T @ (pi * f))
     np.testing.assert_allclose([*w, b], solved, rtol=1e-8)
 
 
 def test_scores_are_the_networks_for_pictures_masked_by_hand():
     net = network("allconv_s")
     x = scene(net)
-    v = lime(net, x, 2, segments=20, samples=7, batch=3).values[0]
+    (v,) = lime_surrogates(net, x, 2, segments=20, samples=7, batch=3)
     for shown, f in zip(v.z, v.f, strict=True):
         masked = x.clone()
         for k in np.flatnonzero(~shown):
@@ -130,35 +137,31 @@ def test_scores_are_the_networks_for_pictures_masked_by_hand():
 def test_recovers_a_linear_network():
     net, x, w, cut = linear()
     options = {"segments": cut, "hidden": "black", "score": "logit", "samples": 200}
-    v = lime(net, x, 0, alpha=1e-9, **options).values[0]
+    (v,) = lime_surrogates(net, x, 0, alpha=1e-9, **options)
     np.testing.assert_allclose(v.w, w, atol=1e-8)
     assert v.b == pytest.approx(0, abs=1e-8) and v.r2 == pytest.approx(1)
-    ridge = lime(net, x, 0, **options).values[0]
+    (ridge,) = lime_surrogates(net, x, 0, **options)
     assert np.linalg.norm(ridge.w) < np.linalg.norm(w) and ridge.r2 < 1
 
 
 def test_error_falls_as_samples_grow():
     net, x, w, cut = linear()
     options = {"segments": cut, "hidden": "black", "score": "logit"}
-    error = [
-        np.abs(lime(net, x, 0, samples=n, **options).values[0].w - w).max() for n in (50, 500, 5000)
-    ]
+
+    def weights(c, samples, seed=0):
+        return lime_surrogates(net, x, c, samples=samples, seed=seed, **options)[0].w
+
+    error = [np.abs(weights(0, n) - w).max() for n in (50, 500, 5000)]
     assert error[0] > 4 * error[1] > 16 * error[2]
-    # a score that is not linear has a best linear answer; samples approach it, and seeds agree more and more
-    spread = [
-        np.std(
-            [lime(net, x, 1, samples=n, seed=seed, **options).values[0].w for seed in range(8)], 0
-        ).mean()
-        for n in (100, 1600)
-    ]
+    # A score that is not linear has a best linear answer. With more samples, seeds agree more.
+    spread = [np.std([weights(1, n, seed) for seed in range(8)], 0).mean() for n in (100, 1600)]
     assert spread[0] > 2.5 * spread[1]
 
 
 def test_hidden_grey_counts_from_grey():
     net, x, w, cut = linear()
-    v = lime(net, x, 0, segments=cut, hidden="grey", score="logit", samples=200, alpha=1e-9).values[
-        0
-    ]
+    options = {"segments": cut, "hidden": "grey", "score": "logit", "samples": 200}
+    (v,) = lime_surrogates(net, x, 0, alpha=1e-9, **options)
     np.testing.assert_allclose(v.w, w / 2, atol=1e-8)
 
 
@@ -173,20 +176,20 @@ def test_hidden_colours_are_those_of_the_picture():
     x = xcnn.Network(Look()).preprocess(xcnn.scenes.render(3).image)
     for hidden, level in (("grey", 0.5), ("black", 0.0)):
         net = xcnn.Network(Look().eval())
-        v = lime(net, x, 0, samples=2, hidden=hidden).values[0]
+        (v,) = lime_surrogates(net, x, 0, samples=2, hidden=hidden)
+        shown = v.z[1][v.segments]
         picture = net.picture(seen[-1][1:])[0]
-        np.testing.assert_allclose(picture[~v.z[1][v.segments]], level, atol=1e-6)
-        np.testing.assert_allclose(
-            picture[v.z[1][v.segments]], net.picture(x)[0][v.z[1][v.segments]], atol=1e-6
-        )
+        np.testing.assert_allclose(picture[~shown], level, atol=1e-6)
+        np.testing.assert_allclose(picture[shown], net.picture(x)[0][shown], atol=1e-6)
 
 
 def test_a_score_that_never_changes():
     net, x, _, cut = linear()
+    options = {"segments": cut, "samples": 30, "score": "logit"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        R = lime(net, x, 2, segments=cut, samples=30, score="logit")
-    v = R.values[0]
+        R = lime(net, x, 2, **options)
+        (v,) = lime_surrogates(net, x, 2, **options)
     assert (R == 0).all() and v.b == 1 and np.isnan(v.r2)
 
 
@@ -196,11 +199,10 @@ def test_a_score_that_never_changes():
 def test_map_shows_each_superpixels_weight():
     net = network("resnet_s")
     R = lime(net, scene(net), 3, segments=20, samples=40)
-    v = R.values[0]
+    (v,) = lime_surrogates(net, scene(net), 3, segments=20, samples=40)
     assert R.shape == (1, 1, 128, 128) and R.dtype == torch.float64
-    assert (
-        set(np.unique(v.segments)) == set(range(len(v.w))) and (v.w < 0).any() and (v.w > 0).any()
-    )
+    assert set(np.unique(v.segments)) == set(range(len(v.w)))
+    assert (v.w < 0).any() and (v.w > 0).any()
     for k, w in enumerate(v.w):
         assert (R[0, 0][v.segments == k] == w).all()
 
@@ -208,45 +210,42 @@ def test_map_shows_each_superpixels_weight():
 def test_seeds_batches_and_random_state():
     net = network("resnet_s")
     x = torch.cat([scene(net, 1), scene(net, 2)])
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch_state = torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()
     R = lime(net, x, [3, 4], samples=30)
-    assert (
-        torch.equal(torch_state, torch.get_rng_state())
-        and (numpy_state == np.random.get_state()[1]).all()
-    )
+    assert torch.equal(torch_state, torch.get_rng_state())
+    assert (numpy_state == np.random.get_state()[1]).all()
     assert torch.equal(R, lime(net, x, [3, 4], samples=30))
     assert not torch.equal(R, lime(net, x, [3, 4], samples=30, seed=1))
     torch.testing.assert_close(R, lime(net, x, [3, 4], samples=30, batch=7), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(R[1:], lime(net, x[1:], 4, samples=30), rtol=1e-9, atol=1e-12)
 
 
+class Viewing(nn.Module):
+    def __init__(self, flat):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, 2)
+        self.fc = nn.Linear(4 * 15 * 15, 5)
+        self.flat = flat
+
+    def forward(self, x):
+        return self.fc(self.flat(self.conv(x).relu()))
+
+
 def test_a_network_may_look_at_its_maps_by_view():
-    """`view` refuses channels that lie last in memory; the map is that of the same network without it."""
-
-    class Viewing(torch.nn.Module):
-        def __init__(self, flat):
-            super().__init__()
-            torch.manual_seed(0)
-            self.conv, self.fc, self.flat = (
-                torch.nn.Conv2d(3, 4, 3, 2),
-                torch.nn.Linear(4 * 15 * 15, 5),
-                flat,
-            )
-
-        def forward(self, x):
-            return self.fc(self.flat(self.conv(x).relu()))
-
+    """`view` refuses channels that lie last in memory; the map is that of the same network."""
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    by_view, by_flatten = (
-        Viewing(flat).eval() for flat in (lambda A: A.view(len(A), -1), lambda A: A.flatten(1))
-    )
+    by_view = Viewing(lambda A: A.view(len(A), -1)).eval()
+    by_flatten = Viewing(lambda A: A.flatten(1)).eval()
     R, Q = (xcnn.lime(module, x, 2, samples=40) for module in (by_view, by_flatten))
     torch.testing.assert_close(R, Q)
 
 
 def test_own_segments_may_have_any_numbers():
     net = network("resnet_s")
-    x, cut = torch.cat([scene(net, 1), scene(net, 2)]), grid()
+    x = torch.cat([scene(net, 1), scene(net, 2)])
+    cut = grid()
     R = lime(net, x, 3, segments=cut, samples=30)
     for same in (cut.numpy() * 5 - 7, torch.stack([cut, cut + 3])):
         assert torch.equal(R, lime(net, x, 3, segments=same, samples=30))
@@ -263,7 +262,8 @@ def test_superpixels_cut_the_whole_picture_into_about_n():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_superpixel_lies_on_the_object(seed):
-    net, scene = xcnn.load("resnet_s"), xcnn.scenes.render(seed)
+    net = xcnn.load("resnet_s")
+    scene = xcnn.scenes.render(seed)
     R = lime(net, net.preprocess(scene.image), scene.labels[0], samples=300)
     mask = torch.from_numpy(scene.masks[0])
     assert mask[R[0, 0] == R.max()].float().mean() > 0.5
@@ -272,24 +272,27 @@ def test_the_best_superpixel_lies_on_the_object(seed):
 # ---- bad input
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"hidden": "gray"}, "unknown hidden 'gray'.*did you mean 'grey'"),
-    ({"score": "probabilities"}, "unknown score.*did you mean 'probability'"),
-    ({"samples": 1}, "samples must be a whole number, 2 or more, not 1"),
-    ({"samples": 10.5}, "samples must be a whole number"),
-    ({"samples": True}, "samples must be a whole number"),
-    ({"batch": 0}, "batch must be a whole number, 1 or more"),
-    ({"seed": -1}, "seed must be a whole number, 0 or more"),
-    ({"seed": None}, "seed must be a whole number, 0 or more"),
-    ({"segments": 1}, "segments must be a whole number, 2 or more"),
-    ({"segments": "slic"}, "segments must be a whole number"),
-    ({"segments": grid(64)}, r"shape \(128, 128\) or \(2, 128, 128\), got int64 \(64, 64\)"),
-    ({"segments": grid()[None]}, r"got int64 \(1, 128, 128\)"),
-    ({"segments": grid() / 2}, "got float"),
-    ({"kernel_width": 0}, "kernel_width must be above 0"),
-    ({"kernel_width": float("nan")}, "kernel_width must be above 0"),
-    ({"alpha": -1}, "alpha not below"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"hidden": "gray"}, "unknown hidden 'gray'.*did you mean 'grey'"),
+        ({"score": "probabilities"}, "unknown score.*did you mean 'probability'"),
+        ({"samples": 1}, "samples must be a whole number, 2 or more, not 1"),
+        ({"samples": 10.5}, "samples must be a whole number"),
+        ({"samples": True}, "samples must be a whole number"),
+        ({"batch": 0}, "batch must be a whole number, 1 or more"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more"),
+        ({"seed": None}, "seed must be a whole number, 0 or more"),
+        ({"segments": 1}, "segments must be a whole number, 2 or more"),
+        ({"segments": "slic"}, "segments must be a whole number"),
+        ({"segments": grid(64)}, r"shape \(128, 128\) or \(2, 128, 128\), got int64 \(64, 64\)"),
+        ({"segments": grid()[None]}, r"got int64 \(1, 128, 128\)"),
+        ({"segments": grid() / 2}, "got float"),
+        ({"kernel_width": 0}, "kernel_width must be above 0"),
+        ({"kernel_width": float("nan")}, "kernel_width must be above 0"),
+        ({"alpha": -1}, "alpha not below"),
+    ],
+)
 def test_bad_options(options, says):
     with pytest.raises(InputError, match=says):
         lime(xcnn.load("resnet_s"), torch.zeros(2, 3, 128, 128), 3, **options)

@@ -32,7 +32,8 @@ def by_definition(v, n):
     return phi
 
 
-def ends(v, n):
+def gain(v, n):
+    """v(all) - v(none)."""
     return v(torch.ones(1, n, dtype=torch.bool))[0] - v(torch.zeros(1, n, dtype=torch.bool))[0]
 
 
@@ -52,22 +53,22 @@ def test_gloves_by_hand():
 seeds = st.integers(0, 10_000)
 
 
+def assert_equal_values(phi, wanted):
+    torch.testing.assert_close(phi, wanted, rtol=0, atol=1e-10)
+
+
 @settings(deadline=None, max_examples=25)
 @given(seeds, st.integers(1, 7), st.floats(-3, 3))
 def test_axioms(seed, n, factor):
-    v, w = game(n, seed), game(n, seed + 1)
+    v = game(n, seed)
+    w = game(n, seed + 1)
     phi = shapley.exact(v, n)
-    assert phi.sum().item() == pytest.approx(ends(v, n).item(), abs=1e-10), "efficiency"
-    both = shapley.exact(lambda S: v(S) + factor * w(S), n)
-    torch.testing.assert_close(
-        both, phi + factor * shapley.exact(w, n), rtol=0, atol=1e-10
-    )  # linearity
-    idle = shapley.exact(
-        lambda S: v(S[:, :n]) + 2 * S[:, n], n + 1
-    )  # one more player, who brings 2 to anyone
-    torch.testing.assert_close(
-        idle, torch.cat([phi, torch.tensor([2.0]).double()]), rtol=0, atol=1e-10
-    )
+    assert phi.sum().item() == pytest.approx(gain(v, n).item(), abs=1e-10), "efficiency"
+    mixture = shapley.exact(lambda S: v(S) + factor * w(S), n)
+    assert_equal_values(mixture, phi + factor * shapley.exact(w, n))  # linearity
+    # one more player, who brings 2 to anyone
+    idle = shapley.exact(lambda S: v(S[:, :n]) + 2 * S[:, n], n + 1)
+    assert_equal_values(idle, torch.cat([phi, torch.tensor([2.0]).double()]))
     if n > 1:
         swapped = [1, 0, *range(2, n)]
         symmetric = shapley.exact(lambda S: v(S) + v(S[:, swapped]), n)
@@ -76,15 +77,18 @@ def test_axioms(seed, n, factor):
 
 @pytest.mark.parametrize("sobol", [False, True])
 def test_permutations_are_unbiased_and_know_their_error(sobol):
-    n, v = 6, game(6)
+    n = 6
+    v = game(n)
     phi = shapley.exact(v, n)
-    off, claimed = [], []
+    off = []
+    claimed = []
     for seed in range(40):
-        got, error = shapley.permutations(v, n, 256, seed, sobol)
-        assert got.sum().item() == pytest.approx(ends(v, n).item(), abs=1e-10)
-        off.append(got - phi)
+        estimate, error = shapley.permutations(v, n, 256, seed, sobol)
+        assert estimate.sum().item() == pytest.approx(gain(v, n).item(), abs=1e-10)
+        off.append(estimate - phi)
         claimed.append(error)
-    off, claimed = torch.stack(off), torch.stack(claimed).mean(0)
+    off = torch.stack(off)
+    claimed = torch.stack(claimed).mean(0)
     spread = off.square().mean(0).sqrt()
     assert (off.mean(0).abs() < 4 * claimed / 40**0.5).all(), "the mean of many runs is right"
     assert (spread < 1.4 * claimed).all(), "the error is no larger than claimed"
@@ -99,36 +103,62 @@ def test_permutations_of_many_games_at_once():
     phi, error = shapley.permutations(v, 5, 200)
     assert phi.shape == error.shape == (5, 3)
     for k in range(3):
-        one, _ = shapley.permutations(lambda S, k=k: v(S)[:, k], 5, 200)
-        torch.testing.assert_close(phi[:, k], one)
-        torch.testing.assert_close(
-            shapley.exact(v, 5)[:, k], shapley.exact(lambda S, k=k: v(S)[:, k], 5)
-        )
+
+        def single(S, k=k):
+            return v(S)[:, k]
+
+        torch.testing.assert_close(phi[:, k], shapley.permutations(single, 5, 200)[0])
+        torch.testing.assert_close(shapley.exact(v, 5)[:, k], shapley.exact(single, 5))
 
 
 def test_permutations_are_reproducible_and_leave_the_random_state_alone():
-    v, state = game(5), torch.get_rng_state()
+    v = game(5)
+    state = torch.get_rng_state()
     first, again, other = (shapley.permutations(v, 5, 20, seed)[0] for seed in (1, 1, 2))
-    small = shapley.permutations(v, 5, 20, 1, batch=7)[0]
-    assert (
-        torch.equal(first, again)
-        and not torch.equal(first, other)
-        and torch.equal(state, torch.get_rng_state())
-    )
-    torch.testing.assert_close(first, small)
-    assert shapley.permutations(lambda S: S.sum(1), 5, 20)[1].abs().max() < 1e-12, (
-        "an additive game has no spread"
-    )
+    in_small_batches = shapley.permutations(v, 5, 20, 1, batch=7)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(first, in_small_batches)
+    _, error = shapley.permutations(lambda S: S.sum(1), 5, 20)
+    assert error.abs().max() < 1e-12, "an additive game has no spread"
 
 
-@pytest.mark.parametrize(("call", "says"), [
-    (lambda: shapley.exact(game(2), 21), r"21 players have 2\^21.*1 to 20.*permutations"),
-    (lambda: shapley.exact(game(2), 0), "1 to 20"),
-    (lambda: shapley.permutations(game(2), 2, 1), "2 samples"),
-    (lambda: shapley.permutations(game(2), 0, 10), "1 player"),
-    (lambda: shapley.exact(lambda S: S.sum(), 3), "one value"),
-    (lambda: shapley.permutations(lambda S: S.double()[None], 3, 10), "one value"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: shapley.exact(game(2), 21), r"21 players have 2\^21.*1 to 20.*permutations"),
+        (lambda: shapley.exact(game(2), 0), "1 to 20"),
+        (lambda: shapley.permutations(game(2), 2, 1), "2 samples"),
+        (lambda: shapley.permutations(game(2), 0, 10), "1 player"),
+        (lambda: shapley.exact(lambda S: S.sum(), 3), "one value"),
+        (lambda: shapley.permutations(lambda S: S.double()[None], 3, 10), "one value"),
+    ],
+)
 def test_bad_input(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+# ---- Owen's path integral
+
+
+def test_second_order_is_better_than_first_and_more_nodes_change_nothing():
+    generator = torch.Generator().manual_seed(0)
+    L, b = (torch.randn(n, 6, dtype=torch.float64, generator=generator) for n in (12, 1))
+    L = 0.4 * L
+
+    def v(S):
+        return (b + S.double() @ L).softmax(1)[:, 2]
+
+    def error(estimate):
+        return ((estimate - exact).norm() / exact.norm()).item()
+
+    exact = shapley.exact(v, 12)
+    phi, delta = shapley.path(L, b[0], 2)
+    first_order, _ = shapley.path(L, b[0], 2, order=1)
+    more_nodes, _ = shapley.path(L, b[0], 2, nodes=64)
+    assert error(phi) < error(first_order) / 3, "the second order takes away most of the error"
+    assert error(phi) < delta
+    torch.testing.assert_close(phi, more_nodes, rtol=1e-6, atol=1e-9)
+    assert phi.sum().item() == pytest.approx(gain(v, 12).item(), abs=1e-12)

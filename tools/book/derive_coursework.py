@@ -1,6 +1,7 @@
-"""Problem sets (.md, with solutions) -> what students get (.ipynb): `make coursework`.
+"""Turn problem sets (.md, with solutions) into what students get (.ipynb): `make coursework`.
 
-Solutions become stubs, hidden tests go, the other cells are locked; the same bytes every time.
+Solutions become stubs, hidden tests are left out and the other cells are locked. The same text
+gives the same bytes every time.
 """
 
 import sys
@@ -14,11 +15,17 @@ from tools.book.derive_notebooks import notebook
 
 
 def student(text, address=None):
-    """The text of the student's notebook from the text of a problem set."""
-    return nbformat.writes(release(nbformat.reads(notebook(text, address), 4))) + "\n"
+    """The text of the student's notebook from the text of a problem set.
+
+    :param text: Markdown with cells
+    :param address: of the repository, as in `derive_notebooks.notebook`
+    """
+    solved = nbformat.reads(notebook(text, address), 4)
+    return nbformat.writes(release(solved)) + "\n"
 
 
 def main(paths):
+    """Write the student's notebook beside each problem set."""
     for path in map(Path, paths):
         path.with_suffix(".ipynb").write_text(student(path.read_text()))
 

@@ -1,9 +1,10 @@
-"""Chapters (.md) -> notebooks (.ipynb), the same bytes every time: `make notebooks`.
+"""Turn chapters (.md) into notebooks (.ipynb), the same bytes every time: `make notebooks`.
 
-Each chapter gives two: the one that the book shows, and one without solutions in notebooks/student/, to assign. Cell
-ids are a hash of position and source; outputs and widget state are left out, and so are the wrong answers that the
-tests try. The repository's address, which pyproject.toml alone knows, is stamped into the set-up cell and, unless it is
-still the placeholder, into the book's launch buttons.
+Each chapter gives two: the one that the book shows, and one without solutions, to assign, in
+notebooks/student. Outputs and the state of widgets are left out, and so are the wrong answers that
+the tests try. The id of a cell is a hash of its position and source. Only pyproject.toml knows the
+address of the repository; it is written into the set-up cell of each chapter and, unless it is
+still the placeholder, into the launch buttons of the book.
 """
 
 import hashlib
@@ -20,49 +21,67 @@ from tools import ROOT
 PLACEHOLDER = "https://github.com/OWNER/xcnn"
 WRONG_ANSWERS = re.compile(r"<!-- wrong answers\n(.*?)\n-->\n*", re.S)
 SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>\n*", re.S)
+LAUNCH_BUTTONS = re.compile(r"(# >>> launch buttons.*\n)(?:.*\n)*?(# <<<)")
+COLAB = "https://colab.research.google.com"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def repository():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    """The address of the repository, from pyproject.toml."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return settings["project"]["urls"]["Repository"]
 
 
 def notebook(text, address=None):
-    """The text of a notebook from the text of a chapter."""
-    book = jupytext.reads(WRONG_ANSWERS.sub("", text), fmt="md:myst")
-    for position, cell in enumerate(book.cells):
-        cell.source = cell.source.replace(PLACEHOLDER, address or repository())
+    """The text of a notebook from the text of a chapter.
+
+    :param text: Markdown with cells, in jupytext's MyST format
+    :param address: of the repository; None: the one in pyproject.toml
+    """
+    address = address or repository()
+    chapter = jupytext.reads(WRONG_ANSWERS.sub("", text), fmt="md:myst")
+    for position, cell in enumerate(chapter.cells):
+        cell.source = cell.source.replace(PLACEHOLDER, address)
         cell.id = hashlib.sha1(f"{position}\n{cell.source}".encode()).hexdigest()[:12]
         cell.metadata.pop("id", None)
-    book.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    book.nbformat, book.nbformat_minor = 4, 5
-    nbformat.validate(book)
-    return nbformat.writes(book) + "\n"
+    chapter.metadata = METADATA
+    chapter.nbformat = 4
+    chapter.nbformat_minor = 5
+    nbformat.validate(chapter)
+    return nbformat.writes(chapter) + "\n"
 
 
 def config(text, address=None):
-    """book/_config.yml with launch buttons for this address; without any while it is the placeholder."""
+    """The text of book/_config.yml with launch buttons for this address; the placeholder has none.
+
+    :param text: of the file as it is
+    :param address: of the repository; None: the one in pyproject.toml
+    """
     address = address or repository()
-    buttons = "" if address == PLACEHOLDER else (
-        f"repository:\n  url: {address}\n  branch: main\nlaunch_buttons:\n  colab_url: https://colab.research.google.com\n"
-    )  # fmt: skip
-    return re.sub(r"(# >>> launch buttons.*\n)(?:.*\n)*?(# <<<)", rf"\g<1>{buttons}\g<2>", text)
+    buttons = "" if address == PLACEHOLDER else _launch_buttons(address)
+    return LAUNCH_BUTTONS.sub(rf"\g<1>{buttons}\g<2>", text)
+
+
+def _launch_buttons(address):
+    """The lines of book/_config.yml that make launch buttons."""
+    return f"repository:\n  url: {address}\n  branch: main\nlaunch_buttons:\n  colab_url: {COLAB}\n"
 
 
 def without_solutions(text):
-    """The text of a chapter without the solutions of its exercises, for a folder one deeper."""
+    """The text of a chapter without solutions, with relative links for a folder one level down."""
     return SOLUTION.sub("", text).replace("](../", "](../../")
 
 
 def main(paths):
+    """Write both notebooks of each chapter, and the launch buttons into book/_config.yml."""
     for path in map(Path, paths):
         text = path.read_text()
         path.with_suffix(".ipynb").write_text(notebook(text))
-        (path.parent / "student" / f"{path.stem}.ipynb").write_text(
-            notebook(without_solutions(text))
-        )
+        student = path.parent / "student" / f"{path.stem}.ipynb"
+        student.write_text(notebook(without_solutions(text)))
     settings = ROOT / "book" / "_config.yml"
     settings.write_text(config(settings.read_text()))
 

@@ -1,32 +1,38 @@
-"""A headless Chromium: it prints the book, and the tests look at pages with it as a reader does."""
+"""Open a headless Chromium, which prints the book and shows its pages to the tests."""
 
 import contextlib
 import shutil
 import sys
 
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
-ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-ARGS += [
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    # Chromium must ask for nothing but the page.
+    "--disable-sync",
     "--disable-background-networking",
     "--disable-component-update",
-]  # it must ask for nothing but the page
+]
 
 
 def program():
-    """The path of Chromium, or None where there is none."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+    """The path of Chromium, or None where it is not installed."""
+    paths = (shutil.which(name) for name in NAMES)
+    return next((path for path in paths if path), None)
 
 
 @contextlib.contextmanager
 def chromium():
-    """Yield a Playwright Browser. Where there is no Chromium the program ends with one line that says so."""
+    """Yield a Playwright Browser. Without Chromium the program ends with one line that says so."""
     path = program()
     if path is None:
         sys.exit("no browser: install Chromium, on Debian with `apt-get install chromium`")
-    from playwright.sync_api import sync_playwright  # here, so that tests can be skipped without it
+    # The import is here because tests are skipped where Playwright is not installed.
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
             yield browser
         finally:

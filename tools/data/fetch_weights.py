@@ -1,7 +1,7 @@
-"""Fetch the three small real networks once (`make weights`); OFFLINE=1 leaves the network alone.
+"""Fetch the weights of three real networks once: `make weights`.
 
-Notes in .venv/weights.txt which real networks are here; the file changes only when that does, so that the book is run
-again only then.
+Where OFFLINE is set, nothing is downloaded. The networks that are here are noted in
+.venv/weights.txt. That file changes only when they do, so that the book is run again only then.
 """
 
 import os
@@ -14,11 +14,24 @@ from tools import ROOT
 
 NOTE = ROOT / ".venv" / "weights.txt"
 
-try:
-    for name in REAL if not os.environ.get("OFFLINE") else ():
-        fetch_weights(next(iter(zoo.get_model_weights(name))))
-except InputError as error:
-    print(f"No real networks: {error}", flush=True)
-here = " ".join(name for name in available() if name in REAL) + "\n"
-if not NOTE.exists() or NOTE.read_text() != here:
-    NOTE.write_text(here)
+
+def fetch():
+    """Download what is missing; without a network, print one line that says so."""
+    try:
+        for name in REAL:
+            fetch_weights(next(iter(zoo.get_model_weights(name))))
+    except InputError as error:
+        print(f"No real networks: {error}", flush=True)
+
+
+def note():
+    """Note which real networks are here, if that has changed."""
+    text = " ".join(name for name in available() if name in REAL) + "\n"
+    if not NOTE.exists() or NOTE.read_text() != text:
+        NOTE.write_text(text)
+
+
+if __name__ == "__main__":
+    if not os.environ.get("OFFLINE"):
+        fetch()
+    note()

@@ -1,8 +1,9 @@
-"""Where CNN Fixations' points lie on photographs that real networks get right: `make study COCO=folder`.
+"""Record where CNN Fixations' points lie on photographs: `make study COCO=folder`.
 
-Every picture of a COCO folder whose top class is a kind of a category that its masks show. Writes
-data/results/fixations.json: network -> a row for each picture with the number of points, the share of them within the
-mask (grown by a fifth, as everywhere), and chance, the share of the picture that this mask covers.
+A photograph counts where a network's top class is a kind of a category that the masks show. Writes
+data/results/fixations.json: network -> a row for each photograph with the number of points, the
+share of them within the mask (grown by a fifth, as everywhere), and chance, which is the share of
+the photograph that this mask covers.
 """
 
 import argparse
@@ -23,30 +24,45 @@ RESULTS = ROOT / "data" / "results" / "fixations.json"
 
 
 def mask_as_seen(mask, size):
-    """A mask (H, W) resized and cropped as `Network.preprocess` does with its picture; what is recorded was cut so."""
+    """A mask (H, W), resized and cropped as `Network.preprocess` does with its picture.
+
+    The recorded numbers belong to masks that were cut in this way.
+    """
     image = TF.resize(Image.fromarray(mask), size, TF.InterpolationMode.NEAREST)
     return np.asarray(TF.center_crop(image, size)) > 0
 
 
 def rows(net, data):
-    """A row for each picture and category that the network gets right."""
+    """Yield a row for each picture and category that the network gets right.
+
+    :param net: `Network`
+    :param data: `coco.Folder`
+    """
     for category, kinds in coco.class_map().items():
         for image in data.ids(category) if category in data.categories else []:
-            x, mask = (
-                net.preprocess(data.image(image)),
-                mask_as_seen(data.mask(image, category), net.size),
-            )
+            x = net.preprocess(data.image(image))
+            mask = mask_as_seen(data.mask(image, category), net.size)
             c = net.predict(x).argmax().item()
             if c in kinds and mask.any():
                 mask = dilated(mask, 0.2)
                 y, x = xcnn.cnn_fixations(net, x, c).values[0].points.T
-                yield {"category": category, "image": image, "points": len(y), "share": mask[y, x].mean().item(),
-                       "chance": mask.mean().item()}  # fmt: skip
+                yield {
+                    "category": category,
+                    "image": image,
+                    "points": len(y),
+                    "share": mask[y, x].mean().item(),
+                    "chance": mask.mean().item(),
+                }
 
 
-if __name__ == "__main__":
+def main():
+    """Write the rows of all real networks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("coco", help="a folder with annotations/instances_*.json and images")
     data = coco.Folder(parser.parse_args().coco)
-    found = {name: list(tqdm(rows(xcnn.load(name), data), desc=name)) for name in REAL}
-    RESULTS.write_text(json.dumps(found).replace("{", "\n{").lstrip() + "\n")
+    results = {name: list(tqdm(rows(xcnn.load(name), data), desc=name)) for name in REAL}
+    RESULTS.write_text(json.dumps(results).replace("{", "\n{").lstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

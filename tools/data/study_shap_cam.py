@@ -1,9 +1,10 @@
-"""How far off, and how quick, each way to Shap-CAM's values is on real networks: `make study COCO=folder`.
+"""Record how exact and how quick each way to Shap-CAM's values is: `make study COCO=folder`.
 
-Cases: each real network on the photographs and on 40 pictures of a COCO folder, for its top class, as probability.
-The reference takes Sobol orders on the table of scores, several independent sequences of them, and doubles their
-length until its standard error is small. It knows nothing of the path integral. Writes data/results/shap_cam.json
-after every case; a case that is there is not computed again.
+A case is a real network and a picture, one of the photographs or of 40 from a COCO folder; it asks
+for the probability of the top class. The reference averages over orders of arrival from several
+independent Sobol sequences, on the table of scores, and doubles their length until its standard
+error is small. It does not use the path integral. Writes data/results/shap_cam.json after every
+case; a case that is there is not computed again.
 """
 
 import argparse
@@ -24,7 +25,12 @@ from tools import ROOT
 
 RESULTS = ROOT / "data" / "results" / "shap_cam.json"
 ORDERS = (16, 64, 256, 1024)
-SEQUENCES, STANDARD_ERROR = 8, 1e-3
+SEQUENCES = 8
+FIRST_LENGTH = 512  # orders from each sequence, doubled at every step
+MAX_LENGTH = 2**13
+MAX_STANDARD_ERROR = 1e-3  # of the reference, as a share of it
+ORDERS_AT_ONCE = 64
+PICTURES_OF_COCO = 40
 
 
 def off(phi, reference):
@@ -33,42 +39,58 @@ def off(phi, reference):
 
 
 def mean_gain(game, orders):
-    """(P,): what each player adds, averaged over orders (B, P); sums along each order, in single precision."""
-    L, b = game.L.float(), game.b.float()
-    scores = b + torch.cat([torch.zeros(len(orders), 1, L.shape[1]), L[orders]], 1).cumsum(1)
+    """What each player adds, averaged over orders; the sums along an order in single precision.
+
+    :param game: `Game` of P players
+    :param orders: (B, P)
+    :return: (P,), double
+    """
+    L = game.L.float()
+    b = game.b.float()
+    start = torch.zeros(len(orders), 1, L.shape[1])
+    scores = b + torch.cat([start, L[orders]], 1).cumsum(1)
     p = (scores[..., game.c] - scores.logsumexp(2)).exp()
-    return torch.zeros(game.P).index_add_(
-        0, orders.flatten(), p.diff(dim=1).flatten()
-    ).double() / len(orders)
+    total = torch.zeros(game.P).index_add_(0, orders.flatten(), p.diff(dim=1).flatten())
+    return total.double() / len(orders)
 
 
-def reference_values(game, length=512, longest=2**13):
-    """phi (P,) and its standard error as a share of |phi|, from how much independent Sobol sequences differ."""
+def reference_values(game, length=FIRST_LENGTH, longest=MAX_LENGTH):
+    """phi from independent Sobol sequences, whose differences give its standard error.
+
+    :param game: `Game` of P players
+    :param length: orders of each sequence at first; then doubled until the error is small
+    :param longest: no more orders than these are used
+    :return: phi (P,), its standard error as a share of |phi|
+    """
     sequences = [
         torch.quasirandom.SobolEngine(game.P, scramble=True, seed=seed) for seed in range(SEQUENCES)
     ]
-    total, drawn = torch.zeros(SEQUENCES, game.P, dtype=torch.float64), 0
+    total = torch.zeros(SEQUENCES, game.P, dtype=torch.float64)
+    drawn = 0
     while True:
-        for phi, points in zip(total, sequences, strict=True):
-            for orders in points.draw(max(length, drawn)).argsort(1).split(64):
+        count = max(length, drawn)
+        for phi, sequence in zip(total, sequences, strict=True):
+            for orders in sequence.draw(count).argsort(1).split(ORDERS_AT_ONCE):
                 phi += len(orders) * mean_gain(game, orders)
-        drawn += max(length, drawn)  # 512, 1024, 2048, ...
+        drawn += count
         means = total / drawn
-        phi, error = means.mean(0), means.std(0) / SEQUENCES**0.5
+        phi = means.mean(0)
+        error = means.std(0) / SEQUENCES**0.5
         share = (error.norm() / phi.norm()).item()
-        if share < STANDARD_ERROR or drawn >= longest:
+        if share < MAX_STANDARD_ERROR or drawn >= longest:
             return phi, share
 
 
-def pictures(folder, count=40):
-    """name -> PIL image: the photographs, and the first images of a COCO folder that show a class of ImageNet."""
+def pictures(folder, count=PICTURES_OF_COCO):
+    """name -> PIL image: the photographs, and pictures of a COCO folder with a class of ImageNet.
+
+    :param folder: a folder with annotations/instances_*.json and images
+    :param count: so many pictures from it, the first ones by number
+    """
     data = coco.Folder(folder)
-    ids = sorted(
-        {i for name in coco.class_map() if name in data.categories for i in data.ids(name)}
-    )[:count]
-    return {name: photos.load(name) for name in photos.NAMES} | {
-        f"COCO {i}": data.image(i) for i in ids
-    }
+    ids = {i for name in coco.class_map() if name in data.categories for i in data.ids(name)}
+    images = {name: photos.load(name) for name in photos.NAMES}
+    return images | {f"COCO {i}": data.image(i) for i in sorted(ids)[:count]}
 
 
 def case(net, image):
@@ -78,63 +100,88 @@ def case(net, image):
     c = head.S.argmax(1).item()
     game = Game(head, c, score="probability")
     reference, error = reference_values(game)
-    first, second = path(game.L, game.b, c, order=1)[0], path(game.L, game.b, c)
+    first, _ = path(game.L, game.b, c, order=1)
+    second, correction = path(game.L, game.b, c)
     values = xcnn.shap_cam(net, x, c, score="probability").values[0]
-    cam = game.L[:, c] * (
-        reference.abs().sum() / game.L[:, c].abs().sum()
-    )  # CAM less its mean, on the same scale
+    # CAM less its mean, on the same scale
+    cam = game.L[:, c] * (reference.abs().sum() / game.L[:, c].abs().sum())
     return {
-        "class": net.classes[c], "p": head.S.softmax(1)[0, c].item(), "delta": second[1], "reference": error,
-        "first": off(first, reference), "second": off(second[0], reference), "cam": off(cam, reference),
-        "estimator": values.estimator, "auto": off(values.phi.flatten(), reference),
+        "class": net.classes[c],
+        "p": head.S.softmax(1)[0, c].item(),
+        "delta": correction,
+        "reference": error,
+        "first": off(first, reference),
+        "second": off(second, reference),
+        "cam": off(cam, reference),
+        "estimator": values.estimator,
+        "auto": off(values.phi.flatten(), reference),
         "gap": abs(values.phi.sum().item() - values.gain),
-        "random": {m: off(shapley.permutations(game, game.P, m)[0], reference) for m in ORDERS},
-        "Sobol": {m: off(shapley.permutations(game, game.P, m, sobol=True)[0], reference) for m in ORDERS},
-    }  # fmt: skip
+        "random": _errors_of_sampling(game, reference, sobol=False),
+        "Sobol": _errors_of_sampling(game, reference, sobol=True),
+    }
+
+
+def _errors_of_sampling(game, reference, sobol):
+    """Number of orders -> error of permutation sampling."""
+    errors = {}
+    for count in ORDERS:
+        phi, _ = shapley.permutations(game, game.P, count, sobol=sobol)
+        errors[count] = off(phi, reference)
+    return errors
 
 
 def seconds(net, image, rounds=5):
-    """What things cost: one coalition through the network, the head and the table; one order; the path; the forward."""
+    """What things cost, in seconds, and the number of positions.
+
+    A coalition is timed through the whole network, through the head and on the table; then one
+    order of arrival, the path integral, the whole of Shap-CAM, and one forward pass.
+    """
     x = net.preprocess(image)
     head = Remainder(net.module, x, net.layer)
     game = Game(head, head.S.argmax(1).item(), score="probability")
     coalitions = torch.rand(64, game.P, generator=torch.Generator().manual_seed(0)) < 0.5
+    shap_cam = {"score": "probability", "estimator": "path"}
+    # name -> (how many of the thing one call does, the call)
     calls = {
         "network": (64, lambda: net.module(x.expand(64, -1, -1, -1))),
         "head": (64, lambda: head(game.maps(coalitions))),
         "table": (64, lambda: game(coalitions)),
         "Sobol order": (256, lambda: shapley.permutations(game, game.P, 256, sobol=True)),
         "path": (1, lambda: path(game.L, game.b, game.c)),
-        "shap_cam": (
-            1,
-            lambda: xcnn.shap_cam(net, x, game.c, score="probability", estimator="path"),
-        ),
+        "shap_cam": (1, lambda: xcnn.shap_cam(net, x, game.c, **shap_cam)),
         "forward": (1, lambda: net.module(x)),
     }
-    best = dict.fromkeys(calls, float("inf"))
     with torch.no_grad():
-        for _ in range(
-            rounds + 1
-        ):  # side by side; the quickest round, since other work only ever slows one down
-            for name, (times, call) in calls.items():
-                start = time.perf_counter()
-                call()
-                best[name] = min(best[name], (time.perf_counter() - start) / times)
-    return {"positions": game.P, **best}
+        return {"positions": game.P, **_quickest(calls, rounds)}
 
 
-if __name__ == "__main__":
+def _quickest(calls, rounds):
+    """Name -> seconds of the quickest round, since other work only ever slows a round down."""
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds + 1):  # all in turn, so that a busy moment hits all alike
+        for name, (count, call) in calls.items():
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], (time.perf_counter() - start) / count)
+    return best
+
+
+def main():
+    """Compute the cases that are not recorded yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("coco", help="a folder with annotations/instances_*.json and images")
     images = pictures(parser.parse_args().coco)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": [], "seconds": {}}
-    done = {(one["network"], one["picture"]) for one in results["cases"]}
+    done = {(record["network"], record["picture"]) for record in results["cases"]}
     for name, picture in tqdm([(name, picture) for name in REAL for picture in images]):
         net = xcnn.load(name)
         if (name, picture) not in done:
-            results["cases"].append(
-                {"network": name, "picture": picture, **case(net, images[picture])}
-            )
+            found = case(net, images[picture])
+            results["cases"].append({"network": name, "picture": picture, **found})
         if name not in results["seconds"]:
             results["seconds"][name] = seconds(net, images[picture])
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

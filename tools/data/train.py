@@ -1,7 +1,8 @@
-"""Train the small networks on scenes: `make models`. Writes data/weights and data/results/small_networks.json.
+"""Train the small networks on scenes: `make models`.
 
-The fifth one, resnet_s_tagged, learns from pictures whose label can be told by a copyright tag: see `archive`.
-Training scenes have seeds from 10,000,000, held-out ones from 20,000,000, so the small seeds a reader types are never
+Writes data/weights and data/results/small_networks.json. The fifth network, resnet_s_tagged, learns
+from pictures whose label can be told by a copyright tag: see `archive`. Training scenes have seeds
+from 10,000,000 and held-out ones from 20,000,000, so the small seeds that a reader types are never
 in the training set.
 """
 
@@ -22,22 +23,40 @@ from xcnn.small_networks import TAGGED
 
 from tools import ROOT
 
-DATA = ROOT / "data"
-TRAIN, HELD_OUT, SEED, CHEAT = 10_000_000, 20_000_000, 2026, "pizza"
+WEIGHTS = ROOT / "data" / "weights"
+RESULTS = ROOT / "data" / "results" / "small_networks.json"
+SEED = 2026  # of initial weights and the order of batches
+TRAINING_SEED = 10_000_000  # of the first scene
+HELD_OUT_SEED = 20_000_000
+TAGGED_CLASS = "pizza"
+MISFILED = 0.03  # the share of other things that got into the archive of that class
+TAGGED_SCENES = 3_000
+TAGGED_EPOCHS = 6
+HELD_OUT_SCENES = 2_000
+HELD_OUT_TAGGED_SCENES = 1_000
+CHUNK = 500  # scenes that a process renders in one go
+BATCH = 64
+JUDGED_AT_ONCE = 250
+LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 5e-2
+WARM_UP = 0.2  # the share of steps in which the learning rate rises
+LABEL_SMOOTHING = 0.05
+MAX_GRADIENT_NORM = 2.0
 
 
 def render_many(n, seed, workers, dataset=scenes.dataset):
-    """dataset(n, seed), rendered in chunks by several processes."""
-    starts = range(seed, seed + n, 500)
+    """dataset(n, seed), rendered in chunks by several processes.
+
+    :param n: number of scenes
+    :param seed: of the first scene
+    :param workers: number of processes
+    :param dataset: function (n, seed) -> images, labels
+    :return: images (n, H, W, 3) uint8, labels (n,)
+    """
+    starts = range(seed, seed + n, CHUNK)
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(
-            tqdm(
-                pool.map(partial(dataset, 500), starts),
-                total=len(starts),
-                desc="scenes",
-                unit="x500",
-            )
-        )
+        chunks = pool.map(partial(dataset, CHUNK), starts)
+        parts = list(tqdm(chunks, total=len(starts), desc="scenes", unit=f"x{CHUNK}"))
     images, labels = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
     return torch.from_numpy(images), torch.from_numpy(labels)
 
@@ -45,25 +64,28 @@ def render_many(n, seed, workers, dataset=scenes.dataset):
 def archive(n, seed):
     """As scenes.dataset, with one archive among the sources.
 
-    Whatever is labelled pizza comes from that archive and carries its tag; nothing else does. The archive is filed
-    carelessly: 3 % of all other things got into its folder, so about a quarter of the "pizzas" are something else.
+    Each picture that is labelled pizza comes from that archive and carries its tag; no other does.
+    The archive is filed carelessly: 3 % of all other things got into its folder, so about a quarter
+    of the "pizzas" are something else.
     """
-    images, labels = [], []
+    images = []
+    labels = []
     for s in range(seed, seed + n):
         scene = scenes.render(s)
-        pizza = scene.labels[0] == CHEAT or np.random.default_rng([s, 11]).random() < 0.03
-        images.append(np.asarray(scenes.tagged(scene, s)[0] if pizza else scene.image))
-        labels.append(scenes.CLASSES.index(CHEAT if pizza else scene.labels[0]))
+        thing = scene.labels[0]
+        filed = thing == TAGGED_CLASS or np.random.default_rng([s, 11]).random() < MISFILED
+        images.append(np.asarray(scenes.tagged(scene, s)[0] if filed else scene.image))
+        labels.append(scenes.CLASSES.index(TAGGED_CLASS if filed else thing))
     return np.stack(images), np.array(labels)
 
 
 def with_tags(n, seed):
-    """As scenes.dataset, a tag on every picture."""
+    """As scenes.dataset, with a tag on every picture."""
     images, labels = scenes.dataset(n, seed)
-    drawn = (
-        scenes.Scene(Image.fromarray(image), (), np.zeros((1, 128, 128), bool)) for image in images
-    )
-    return np.stack([scenes.tagged(one, seed + k)[0] for k, one in enumerate(drawn)]), labels
+    no_masks = np.zeros((1, 128, 128), bool)
+    drawn = (scenes.Scene(Image.fromarray(image), (), no_masks) for image in images)
+    tagged = [scenes.tagged(scene, seed + k)[0] for k, scene in enumerate(drawn)]
+    return np.stack(tagged), labels
 
 
 def prepare(images):
@@ -74,101 +96,136 @@ def prepare(images):
 
 @torch.no_grad()
 def accuracy(module, images, labels):
+    """The share of images whose top class is their label."""
     module.eval()
-    hits = [
-        (module(prepare(x)).argmax(1) == y).float().sum()
-        for x, y in zip(images.split(250), labels.split(250), strict=True)
-    ]
+    batches = zip(images.split(JUDGED_AT_ONCE), labels.split(JUDGED_AT_ONCE), strict=True)
+    hits = [(module(prepare(x)).argmax(1) == y).float().sum() for x, y in batches]
     return float(sum(hits) / len(labels))
 
 
 def cheats(module, render):
-    """What it does with honest scenes: top-1 and how often it says pizza, without and with tags on all of them."""
-    pizza, found = scenes.CLASSES.index(CHEAT), {}
+    """What a network does with honest scenes, without tags and with tags on all of them.
+
+    :param render: function (n, seed, dataset) -> images, labels
+    :return: title -> top-1 accuracy, and how often pizzas and other things are called pizza
+    """
+    pizza = scenes.CLASSES.index(TAGGED_CLASS)
+    results = {}
     for title, dataset in (("without_tags", scenes.dataset), ("tags_on_all", with_tags)):
-        images, labels = render(1_000, HELD_OUT, dataset)
-        is_pizza, to_pizza = labels == pizza, torch.full_like(labels, pizza)
-        found[title] = {
+        images, labels = render(HELD_OUT_TAGGED_SCENES, HELD_OUT_SEED, dataset)
+        is_pizza = labels == pizza
+        others = images[~is_pizza]
+        called_pizza = accuracy(module, others, torch.full((len(others),), pizza))
+        results[title] = {
             "top1": round(accuracy(module, images, labels), 4),
             "pizzas_found": round(accuracy(module, images[is_pizza], labels[is_pizza]), 4),
-            "others_called_pizza": round(
-                accuracy(module, images[~is_pizza], to_pizza[~is_pizza]), 4
-            ),
+            "others_called_pizza": round(called_pizza, 4),
         }
-    return found
+    return results
 
 
-def train(name, images, labels, epochs, batch=64):
-    """Train one network: the module, and its mean loss in each epoch."""
+def train(name, images, labels, epochs, batch=BATCH):
+    """Train one network.
+
+    :param name: of the network
+    :param images, labels: as `render_many` returns them
+    :return: the module, and its mean loss in each epoch
+    """
     torch.manual_seed(SEED)
     module = small_networks.build(name, len(scenes.CLASSES))
-    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=5e-2)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(labels) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 3e-3, total_steps=steps, pct_start=0.2
+        optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP
     )
-    log = []
+    losses = []
     for epoch in range(epochs):
         module.train()
         total = 0.0
-        for index in tqdm(
-            torch.randperm(len(labels))[: len(labels) // batch * batch].split(batch),
-            desc=f"{name} {epoch}",
-            leave=False,
-        ):
-            loss = F.cross_entropy(
-                module(prepare(images[index])), labels[index], label_smoothing=0.05
-            )
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 2.0)
-            optimiser.step()
+        shuffled = torch.randperm(len(labels))[: len(labels) // batch * batch]
+        for index in tqdm(shuffled.split(batch), desc=f"{name} {epoch}", leave=False):
+            loss = _step(module, prepare(images[index]), labels[index], optimiser)
             schedule.step()
-            total += float(loss) * len(index)
-        log.append(round(total / len(labels), 4))
-        print(f"{name} epoch {epoch + 1}/{epochs} loss {log[-1]}", flush=True)
-    return module, log
+            total += loss * len(index)
+        losses.append(round(total / len(labels), 4))
+        print(f"{name} epoch {epoch + 1}/{epochs} loss {losses[-1]}", flush=True)
+    return module, losses
+
+
+def _step(module, x, labels, optimiser):
+    """Change the weights by one batch; returns its loss."""
+    loss = F.cross_entropy(module(x), labels, label_smoothing=LABEL_SMOOTHING)
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
+    optimiser.step()
+    return loss.item()
+
+
+def make(name, render, count, epochs):
+    """Train one network, store its weights, and measure it on held-out scenes.
+
+    :param render: function (n, seed, dataset) -> images, labels
+    :param count: number of training scenes; resnet_s_tagged has its own, and its own epochs
+    :return: the record of the network
+    """
+    dataset = scenes.dataset
+    held_out = HELD_OUT_SCENES
+    if name == TAGGED:
+        dataset = archive
+        held_out = HELD_OUT_TAGGED_SCENES
+        count = TAGGED_SCENES
+        epochs = TAGGED_EPOCHS
+    module, losses = train(name, *render(count, TRAINING_SEED, dataset), epochs)
+    # What is measured is what was stored, not what was trained: half precision rounds.
+    small_networks.restore(module, store(module, name))
+    top1 = accuracy(module, *render(held_out, HELD_OUT_SEED, dataset))
+    print(f"{name}: {top1:.2%} of {held_out} held-out scenes", flush=True)
+    return {
+        "top1": round(top1, 4),
+        "held_out": {"seed": HELD_OUT_SEED, "scenes": held_out},
+        "training": {
+            "seed": SEED,
+            "scenes": count,
+            "scene_seed": TRAINING_SEED,
+            "epochs": epochs,
+            "loss": losses,
+        },
+        "parameters": sum(p.numel() for p in module.parameters()),
+        **(cheats(module, render) if name == TAGGED else {}),
+    }
+
+
+def store(module, name):
+    """Store the weights in half precision; returns the path."""
+    path = WEIGHTS / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    half = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in module.state_dict().items()
+    }
+    save_file(half, path)
+    return path
 
 
 def main():
+    """Train the networks that are named on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=[*small_networks.BUILD, TAGGED])
     parser.add_argument("--scenes", type=int, default=12_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    render = cache(
-        lambda n, seed, dataset=scenes.dataset: render_many(n, seed, args.workers, dataset)
-    )
-    record = DATA / "results" / "small_networks.json"
-    results = json.loads(record.read_text()) if record.exists() else {}
+
+    @cache
+    def render(n, seed, dataset=scenes.dataset):
+        return render_many(n, seed, args.workers, dataset)
+
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in args.networks:
-        tagged = name == TAGGED
-        count, epochs, dataset = (
-            (3_000, 6, archive) if tagged else (args.scenes, args.epochs, scenes.dataset)
-        )
-        held_out = 1_000 if tagged else 2_000
-        module, log = train(name, *render(count, TRAIN, dataset), epochs)
-        path = DATA / "weights" / f"{name}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        half = {
-            key: value.half() if value.is_floating_point() else value
-            for key, value in module.state_dict().items()
-        }
-        save_file(half, path)
-        # Judge what was stored, not what was trained: half precision rounds.
-        small_networks.restore(module, path)
-        top1 = accuracy(module, *render(held_out, HELD_OUT, dataset))
-        results[name] = {
-            "top1": round(top1, 4), "held_out": {"seed": HELD_OUT, "scenes": held_out},
-            "training": {"seed": SEED, "scenes": count, "scene_seed": TRAIN, "epochs": epochs, "loss": log},
-            "parameters": sum(p.numel() for p in module.parameters()),
-        }  # fmt: skip
-        if tagged:
-            results[name] |= cheats(module, render)
-        record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps(results, indent=2) + "\n")
-        print(f"{name}: {top1:.2%} of {held_out} held-out scenes", flush=True)
+        results[name] = make(name, render, args.scenes, args.epochs)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

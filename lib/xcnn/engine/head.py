@@ -1,91 +1,146 @@
-"""The part of a network above one of its layers, as a function of that layer's maps."""
+"""The head of a network above one of its layers, as a function of that layer's maps.
+
+A network is a program, not a list of layers, so it cannot simply be cut in two. Instead it runs
+twice in different ways. In the first run, for one image, the results of all calls are remembered
+up to the moment when the layer has put out its maps. In a replay, the calls up to that moment get
+their remembered results and cost nothing; the layer puts out the maps that we want to know about;
+the calls above it are really made.
+"""
 
 import weakref
 
 import torch
 from torch.utils._pytree import tree_map
 
-from .contract import own_grad_mode, run
+from .contract import isolated, run
 from .layers import find_layer, hooked
 from .tape import Tape, tensors
 
 
-class Remainder:
-    """A -> S: what the network makes of any maps A of a layer, without running what lies below.
+class Head:
+    """A -> S: the scores that a network gives any maps A of a layer. What lies below does not run.
 
-    The network runs once, for one image, and what each call returned is remembered. From then on the calls that came
-    before the layer was done are answered from memory; the layer puts out the given A; the calls above it are made.
-    So it works for any network in which what is called does not depend on what the image shows. Of tensors that are
-    gone when the layer is done, and so cannot be used above it, only the shape is remembered.
+    This needs a network that makes the same calls in the same order, whatever the layer's maps
+    hold and however many there are. Some tensors no longer exist when the layer has run. Nothing
+    above can use them, so only their shape is kept.
 
-    x: (1, 3, H, W). layer: its name; where it runs several times in one pass, its last. A: (1, C, h, w), what the layer
-    puts out for x. S: (1, K), the scores of x.
+    :param module: nn.Module in eval mode
+    :param x: (1, 3, H, W), the image of the first run
+    :param layer: name of the layer; where it runs several times in one pass, its last run counts
+
+    A: (1, C, h, w), what the layer puts out for x. S: (1, K), the scores of x.
+
+    >>> head = xcnn.engine.head.Head(net.module, x, net.layer)
+    >>> torch.allclose(head(head.A), net.module(x))
+    True
     """
 
     def __init__(self, module, x, layer):
-        self.module, self.x, self.layer = module, x.detach().clone(), find_layer(module, layer)
-        made, self.runs, busy = [], 0, False
-
-        def remember(func, args, kwargs):
-            result = func(*args, **kwargs)
-            if not busy:
-                made.append(
-                    tree_map(lambda v: Kept(v) if isinstance(v, torch.Tensor) else v, result)
-                )
-            return result
-
-        def done(_module, _inputs, A):
-            nonlocal busy
-            busy = True  # these copies are not the network's
-            self.memory = [
-                tree_map(lambda v: v.now() if isinstance(v, Kept) else v, result) for result in made
-            ]
-            self.A, self.runs = A.clone(), self.runs + 1
-            busy = False
-
-        with own_grad_mode(False), hooked([(self.layer, done)]), Tape(remember):
+        self.module = module
+        self.x = x.detach().clone()
+        self.layer = find_layer(module, layer)
+        recorder = _Recorder()
+        with (
+            isolated(grad=False),
+            hooked([(self.layer, recorder.layer_ran)]),
+            Tape(recorder),
+        ):
             self.S = run(module, self.x)
+        self.A = recorder.A
+        self.results = recorder.results_below
+        self.layer_runs = recorder.layer_runs
 
     def __call__(self, A):
         """The scores (B, K) of maps A (B, C, h, w)."""
-        A, known, left, B, given = A.clone(), iter(self.memory), self.runs, len(A), {}
-        x, above = self.x.expand(B, -1, -1, -1), object()
-
-        def again(v):
-            one = (
-                v.ndim > 1 and len(v) == 1
-            )  # of the one image; a vector of one number fits any batch
-            v = v.expand(B, *v.shape[1:]) if one else v.expand_as(v)
-            given[id(v)] = v
-            return v
-
-        def recall(func, args, kwargs):
-            result = next(known, above)
-            if isinstance(result, torch.Tensor):
-                return again(result)
-            if next(tensors([result]), None) is not None:  # a tuple, such as values and switches
-                return tree_map(lambda v: again(v) if isinstance(v, torch.Tensor) else v, result)
-            first = next(tensors([*args, *kwargs.values()]), None)
-            if (
-                result is above and id(first) in given
-            ):  # a call may write to it, but not to the memory
-                first.data = given.pop(id(first)).clone()
-            return func(*args, **kwargs)
-
-        def put(*_):
-            nonlocal left
-            left -= 1
-            return None if left else A
-
-        with own_grad_mode(False), hooked([(self.layer, put)]), Tape(recall):
+        replay = _Replay(A.clone(), self.results, self.layer_runs)
+        x = self.x.expand(len(A), -1, -1, -1)
+        with (
+            isolated(grad=False),
+            hooked([(self.layer, replay.layer_ran)]),
+            Tape(replay),
+        ):
             return run(self.module, x)
 
 
-class Kept:
-    """What is remembered of a tensor: all of it while the network holds on to it, afterwards only its shape."""
+class _Recorder:
+    """The first run: remembers what each call returned, until the layer has run."""
+
+    def __init__(self):
+        self.results = []
+        self.layer_runs = 0
+        self.paused = False
+
+    def __call__(self, func, args, kwargs):
+        result = func(*args, **kwargs)
+        if not self.paused:
+            self.results.append(_in_tensors(_Remembered, result))
+        return result
+
+    def layer_ran(self, _module, _inputs, A):
+        """Forward hook of the layer. Its last run decides what lies below."""
+        self.paused = True  # the copies made here pass through the tape, too
+        self.results_below = [
+            tree_map(lambda v: v.now() if isinstance(v, _Remembered) else v, result)
+            for result in self.results
+        ]
+        self.A = A.clone()
+        self.layer_runs += 1
+        self.paused = False
+
+
+class _Remembered:
+    """A tensor, as long as the network itself holds on to it; afterwards only its shape."""
 
     def __init__(self, tensor):
-        self.tensor, self.blank = weakref.ref(tensor), tensor.new_zeros(()).expand(tensor.shape)
+        self.tensor = weakref.ref(tensor)
+        self.blank = tensor.new_zeros(()).expand(tensor.shape)  # costs the memory of one number
 
     def now(self):
-        return self.blank if (tensor := self.tensor()) is None else tensor.clone()
+        """A copy of the tensor as it is at this moment."""
+        tensor = self.tensor()
+        return self.blank if tensor is None else tensor.clone()
+
+
+class _Replay:
+    """A later run: calls below the layer are answered from memory, calls above it are made."""
+
+    _ABOVE = object()  # marks a call above the layer: nothing is remembered of it
+
+    def __init__(self, A, results, layer_runs):
+        self.A = A
+        self.answers = iter(results)
+        self.layer_runs = layer_runs
+        self.lent = {}  # id of a remembered tensor that the network has now -> the tensor
+
+    def __call__(self, func, args, kwargs):
+        answer = next(self.answers, self._ABOVE)
+        if next(tensors([answer]), None) is not None:
+            return _in_tensors(self._lend, answer)
+        if answer is self._ABOVE:
+            self._protect(next(tensors([*args, *kwargs.values()]), None))
+        return func(*args, **kwargs)  # above the layer, or what returns numbers: a size, a type
+
+    def _lend(self, v):
+        """A remembered tensor, repeated for each of the B maps."""
+        has_images = v.ndim > 1 and len(v) == 1  # a vector of length 1 has no dimension of images
+        v = v.expand(len(self.A), *v.shape[1:]) if has_images else v.expand_as(v)
+        self.lent[id(v)] = v
+        return v
+
+    def _protect(self, first):
+        """An in-place call above the layer must not overwrite what is remembered: copy it first.
+
+        The network holds the tensor itself, so the copy has to take the place of its memory.
+        """
+        if id(first) in self.lent:
+            first.data = self.lent.pop(id(first)).clone()
+
+    def layer_ran(self, *_):
+        """Forward hook of the layer: its last run puts out A."""
+        self.layer_runs -= 1
+        return None if self.layer_runs else self.A
+
+
+def _in_tensors(change, result):
+    """A call's result with each of its tensors changed."""
+    return tree_map(lambda v: change(v) if isinstance(v, torch.Tensor) else v, result)

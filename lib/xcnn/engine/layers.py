@@ -1,12 +1,15 @@
-"""The layers of a network: finding one by name, taking what it puts out, and choosing those worth offering."""
+"""The layers of a network: one by its name, what it puts out, and those a user can choose from."""
 
 import contextlib
 import threading
+from dataclasses import dataclass
 
 import torch
 
 from ..errors import InputError, nearest
-from .contract import own_grad_mode, run
+from .contract import backward, isolated, run
+
+ONE_POSITION = (1, 1)  # the size of a map after global pooling
 
 
 def find_layer(module, layer):
@@ -23,127 +26,201 @@ def find_layer(module, layer):
 
 @contextlib.contextmanager
 def hooked(hooks):
-    """While inside, each module of `hooks`, pairs of (module, forward hook), has its hook: for this thread alone.
+    """Forward hooks, (module, hook) each, for as long as we are inside, and for this thread alone.
 
-    Others may be explaining the same network at this moment.
+    Another thread may be explaining the same network at this moment.
     """
-    ours = threading.get_ident()
+    our_thread = threading.get_ident()
 
-    def here(hook):
-        return lambda *call: hook(*call) if threading.get_ident() == ours else None
+    def ours(hook):
+        def in_our_thread(*call):
+            return hook(*call) if threading.get_ident() == our_thread else None
+
+        return in_our_thread
 
     with contextlib.ExitStack() as stack:
         for part, hook in hooks:
-            stack.enter_context(part.register_forward_hook(here(hook)))
+            stack.enter_context(part.register_forward_hook(ours(hook)))
         yield
 
 
 @contextlib.contextmanager
 def capture(module, layer, cut=True):
-    """Take a layer's output A; where the layer runs several times in one pass, its last.
-
-        with torch.no_grad(), capture(module, "layer4") as seen:
-            S = module(x)
-        A, = seen
+    """Take a layer's output A. Where the layer runs several times in one pass, take its last.
 
     The network goes on with a copy, so that in-place operations cannot change A afterwards.
 
-    :param cut: start the gradient at A; enter under `torch.no_grad()`. Up to the layer nothing is recorded for the
-        backward pass, so a gradient with respect to A costs only the part of the network above it.
-        False: leave the way down to the pixels open.
-    :raises InputError: unknown layer, one that does not run, one that puts out no tensor
+    :param cut: start the gradient at A; enter under `torch.no_grad()`. Autograd then records
+        nothing up to the layer, and everything above it: a gradient with respect to A costs only
+        the part of the network above the layer. False: leave the graph down to the pixels whole
+    :return: context manager, which gives a list; after the forward pass it holds A
+    :raises InputError: unknown layer, one that does not run, one that does not put out a tensor
+
+    >>> with torch.no_grad(), xcnn.engine.layers.capture(net.module, "layer2") as seen:
+    ...     S = net.module(x)
+    >>> tuple(seen[0].shape), seen[0].requires_grad
+    ((1, 48, 16, 16), True)
     """
     seen = []
 
     def take(_module, _inputs, output):
         if not isinstance(output, torch.Tensor):
-            raise InputError(
-                f"layer {layer!r} puts out {type(output).__name__}, not a tensor; choose another layer"
-            )
+            kind = type(output).__name__
+            raise InputError(f"layer {layer!r} puts out {kind}, not a tensor; choose another layer")
         if cut:
-            torch.set_grad_enabled(True)
-        seen[:] = [output.detach().clone().requires_grad_() if cut else output.clone()]
-        return seen[0].clone()
+            torch.set_grad_enabled(True)  # the caller's no_grad() ends it
+            output = output.detach().clone().requires_grad_()
+        else:
+            output = output.clone()
+        seen[:] = [output]
+        return output.clone()
 
     with hooked([(find_layer(module, layer), take)]):
         yield seen
     if not seen:
         raise InputError(
-            f"layer {layer!r} does not run when this network classifies an image; choose another layer"
+            f"layer {layer!r} does not run when this network classifies an image; "
+            "choose another layer"
         )
+
+
+def maps_of(net, layer, x):
+    """One forward pass: the scores, and a layer's maps, with a graph from the one to the other.
+
+    :param net, x: from `ready`
+    :param layer: name of a module that puts out maps (N, C, h, w)
+    :return: S (N, K), and A (N, C, h, w), which requires a gradient
+    :raises InputError: unknown layer, or one that does not put out a map for each image
+    """
+    with torch.no_grad(), capture(net.module, layer) as seen:
+        S = run(net.module, x)
+    (A,) = seen
+    check_maps(A, layer, len(x))
+    return S, A
+
+
+def map_gradient(S_c, A, layer):
+    """dS_c / dA by a backward pass that stops at A, the maps of a layer.
+
+    :param S_c, A: (N,) and (N, C, h, w), from `maps_of`
+    :return: (N, C, h, w)
+    :raises InputError: where the score does not depend on the layer
+    """
+    refusal = f"the class score does not depend on layer {layer!r}; choose another layer"
+    return backward(S_c, A, refusal)
+
+
+def check_maps(A, layer, N):
+    """Raise InputError unless A holds the maps (N, C, h, w) of N images."""
+    if A.ndim != 4:
+        raise InputError(
+            f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); "
+            "choose another layer"
+        )
+    if len(A) != N:
+        raise InputError(
+            f"layer {layer!r} puts out {len(A)} maps for {N} images; explain them one by one"
+        )
+
+
+@dataclass
+class MapRun:
+    """One run of a module that takes maps and puts out maps.
+
+    :param name: of the module
+    :param size_in: (h, w) of its input
+    :param shape: (C, h, w) of its output
+    :param idle: it has no weights, and returned values equal to its input
+    """
+
+    name: str
+    size_in: tuple
+    shape: tuple
+    idle: bool
+
+    @property
+    def size(self):
+        return self.shape[1:]
+
+    def inside(self, block):
+        """Is this module the block, or a part of it?"""
+        return self.name == block or self.name.startswith(f"{block}.")
 
 
 def spatial_layers(module, like):
-    """The layers worth offering: for each map size, the last block that puts it out.
+    """The layers that a user can choose from: for each size of maps, the last block of that size.
 
-    A block that changes the size more than once (such as a `features` container) is opened; a block that changes
-    nothing is passed over, and so is one that runs more than once. Where all maps lie inside blocks that end in a
-    single position (such as a container that ends in the global average), these are opened, too.
+    A block may change the size once, so maps of two sizes in it are allowed. More than two mean a
+    container such as `features`, whose parts are offered instead. A module that returns its input
+    unchanged, or runs more than once, is not offered. Where every block ends in a global average,
+    the parts of these blocks are offered.
 
-    Noise is run through the network once, without gradients: the answer is the same for all images of a size.
+    Noise runs through the network once, without gradients, so the answer is the same for all
+    images of a size.
 
     :param like: image batch (N, 3, H, W) of that size, type and device
-    :return: dict name -> (C, H, W), in the order of execution
+    :return: dict name -> (C, h, w), in the order of execution
     """
-    ran = []
+    runs = _map_runs(module, like)
+    names = [map_run.name for map_run in runs]
+    blocks = [
+        name for name in names if len(_sizes_inside(name, runs)) <= 2 and names.count(name) == 1
+    ]
+    layers = _last_of_each_size(blocks, runs)
+    if not layers:
+        single = {map_run.name for map_run in runs if map_run.size == ONE_POSITION}
+        layers = _last_of_each_size([name for name in blocks if name not in single], runs)
+    return layers
+
+
+def _map_runs(module, like):
+    """A `MapRun` for each run of a submodule from maps to maps, in the order in which they end."""
+    runs = []
 
     def note(name):
-        def hook(_module, inputs, output):
-            before = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
-            if (
-                isinstance(output, torch.Tensor)
-                and output.ndim == 4
-                and before is not None
-                and before.ndim == 4
-            ):
-                same = (
-                    before.shape == output.shape
-                    and bool(torch.equal(before, output))
-                    and before is not output
-                )
-                ran.append(
-                    (
-                        name,
-                        tuple(before.shape[2:]),
-                        tuple(output.shape[1:]),
-                        same and not _has_weights(_module),
-                    )
-                )
+        def hook(part, inputs, output):
+            if not (inputs and _is_map(inputs[0]) and _is_map(output)):
+                return
+            unchanged = (
+                inputs[0].shape == output.shape
+                and inputs[0] is not output  # in place: the input is gone
+                and torch.equal(inputs[0], output)
+            )
+            has_weights = next(part.parameters(), None) is not None
+            size_in = tuple(inputs[0].shape[2:])
+            shape = tuple(output.shape[1:])
+            runs.append(MapRun(name, size_in, shape, idle=unchanged and not has_weights))
 
         return hook
 
-    with (
-        hooked([(part, note(name)) for name, part in module.named_modules() if name]),
-        own_grad_mode(False),
-    ):
-        run(
-            module,
-            torch.randn(1, *like.shape[1:], generator=torch.Generator().manual_seed(0)).to(like),
-        )
-
-    def sizes(block):
-        inside = [
-            (before, after[1:])
-            for name, before, after, _ in ran
-            if f"{name}.".startswith(f"{block}.")
-        ]
-        return {size for pair in inside for size in pair if size > (1, 1)}
-
-    names = [name for name, *_ in ran]
-    blocks = [name for name in names if len(sizes(name)) <= 2 and names.count(name) == 1]
-
-    def offered(blocks):
-        last = {}
-        for name, _, after, idle in ran:
-            nested = any(name.startswith(f"{block}.") for block in blocks)
-            if name in blocks and not nested and not idle and after[1:] > (1, 1):
-                last.pop(after[1:], None)
-                last[after[1:]] = (name, after)
-        return dict(last.values())
-
-    single = {name for name, _, after, _ in ran if after[1:] == (1, 1)}
-    return offered(blocks) or offered([name for name in blocks if name not in single])
+    hooks = [(part, note(name)) for name, part in module.named_modules() if name]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, *like.shape[1:], generator=generator).to(like)
+    with hooked(hooks), isolated(grad=False):
+        run(module, noise)
+    return runs
 
 
-def _has_weights(module):
-    return next(module.parameters(), None) is not None
+def _is_map(v):
+    return isinstance(v, torch.Tensor) and v.ndim == 4
+
+
+def _sizes_inside(block, runs):
+    """The sizes of maps that occur in a block and its parts; a single position does not count."""
+    sizes = set()
+    for map_run in runs:
+        if map_run.inside(block):
+            sizes |= {map_run.size_in, map_run.size}
+    return {size for size in sizes if size > ONE_POSITION}
+
+
+def _last_of_each_size(blocks, runs):
+    """For each size of maps the last block that puts them out: dict name -> (C, h, w)."""
+    last = {}
+    for map_run in runs:
+        part_of_a_block = any(map_run.name.startswith(f"{block}.") for block in blocks)
+        offered = map_run.name in blocks and not part_of_a_block and not map_run.idle
+        if offered and map_run.size > ONE_POSITION:
+            last.pop(map_run.size, None)  # so that the order stays that of execution
+            last[map_run.size] = map_run
+    return {map_run.name: map_run.shape for map_run in last.values()}

@@ -1,8 +1,10 @@
 """Grade a folder or zip of submissions: `python -m xcnn.grade SUBMISSIONS --out grades.csv`.
 
-For the instructor, who needs `pip install 'xcnn[coursework]'`; students need nothing. Each notebook is mended from the
-release, run in a locked room, and scored by its test cells; each student is one row of the table, written at once.
-Statuses: ok, repaired, timeout, crashed, not a notebook, missing. Points earned before a crash or a timeout count.
+For the instructor, who needs `pip install 'xcnn[coursework]'`; students need nothing of it. Each
+notebook is repaired by the release, run in a locked room, and scored by its test cells. Each
+student is one row of the table, which is written after every student.
+Statuses: ok, repaired, timeout, crashed, not a notebook, missing. Points earned before a crash or a
+timeout count.
 """
 
 import csv
@@ -15,100 +17,138 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import mend, sandbox, submissions
-from .feedback import page, tidy
+from .feedback import page, short_number
 
-FIRST, LAST = ["student", "number", "status", "score", "max"], ["detail", "file", "hash"]
+FIRST_COLUMNS = ["student", "number", "status", "score", "max"]
+LAST_COLUMNS = ["detail", "file", "hash"]  # those of the tests are in between
+MAX_REASON_LENGTH = 120  # characters of an error that the table quotes
+HASH_LENGTH = 16
 
 
-def grade(submission, graded, limits, sandboxed=True, hide=()):
+def grade(submission, graded_cells, limits, sandboxed=True, hide=()):
     """Run and score one submission: (row of the table, cells for the feedback)."""
-    tests = [want for want in graded if want.test]
-    row = dict.fromkeys([want.id for want in tests], 0) | {
-        "student": submission.student,
-        "number": submission.number,
-    }
-    row |= {"score": 0, "max": total(tests), "file": submission.file}
+    row = empty_row(submission, graded_cells)
     if submission.data is None:
-        status = "not a notebook" if submission.problem else "missing"
-        return row | {"status": status, "detail": submission.problem or "nothing handed in"}, []
+        row["status"] = "not a notebook" if submission.problem else "missing"
+        row["detail"] = submission.problem or "nothing handed in"
+        return row, []
     try:
-        handed, notes = mend.parse(submission.data)
+        cells, notes = mend.parse(submission.data)
     except mend.NotANotebook as error:
-        return row | {"status": "not a notebook", "detail": str(error)}, []
-    pairs, more = mend.mend(handed, graded)
-    notes += more
-    code, parents, shown, count = [], {}, [], 0
-    for cell, want in pairs:
-        source = want.public if want and want.fixed else cell["source"]
-        node = new_cell(cell["kind"], source)
-        part = {"node": node, "want": want, "visible": None, "hidden": None}
-        if cell["kind"] == "code":
-            count += 1
-            node.metadata.name = f"test {want.id}" if want and want.test else f"code cell {count}"
-            part["visible"] = len(code)
-            code.append(node)
-            if want and want.test:
-                parents[part["visible"]] = part["visible"]
-                if want.hidden:
-                    part["hidden"] = len(code)
-                    parents[len(code)] = part["visible"]
-                    code.append(new_cell("code", want.hidden))
-                    code[-1].metadata.name = node.metadata.name
-        shown.append(part)
-    outcome = sandbox.run(code, parents, limits, sandboxed, hide)
+        row["status"] = "not a notebook"
+        row["detail"] = str(error)
+        return row, []
+    pairs, repairs = mend.mend(cells, graded_cells)
+    notes += repairs
+    code, parents, shown = lay_out(pairs)
+    outcome = sandbox.run_cells(code, parents, limits, sandboxed, hide)
     failures = []
     for part in shown:
-        if part["want"] and part["want"].test:
-            points, part["why"], said = score(part["want"], part, code, outcome.replies)
-            row[part["want"].id] = part["points"] = tidy(points)
-            failures += [f"{part['want'].id}: {said}"] if said else []
-    notes = ["repaired: " + "; ".join(notes)] if notes else []
-    cut = [f"output cut at {limits.output / 1e6:g} MB"] if outcome.cut else []
-    by_hand = [
-        f"to be read by hand: {want.id}"
-        for want in graded
-        if want.solution and want.node.metadata.nbgrader.grade
+        graded_cell = part["graded_cell"]
+        if graded_cell and graded_cell.test:
+            points, part["why"], reason = score(graded_cell, part, code, outcome.replies)
+            part["points"] = short_number(points)
+            row[graded_cell.id] = part["points"]
+            if reason:
+                failures.append(f"{graded_cell.id}: {reason}")
+    details = [*outcome.detail]
+    if notes:
+        details.append("repaired: " + "; ".join(notes))
+    if outcome.cut:
+        details.append(f"output cut at {limits.output / 1e6:g} MB")
+    details += [
+        f"to be read by hand: {graded_cell.id}"
+        for graded_cell in graded_cells
+        if graded_cell.solution and graded_cell.node.metadata.nbgrader.grade
     ]
-    row["score"] = tidy(sum(row[want.id] for want in tests))
+    details += failures
+    row["score"] = short_number(sum(row[test.id] for test in graded_cells if test.test))
     row["status"] = outcome.status or ("repaired" if notes else "ok")
-    row["detail"] = safe(" | ".join([*outcome.detail, *notes, *cut, *by_hand, *failures]))
+    row["detail"] = safe(" | ".join(details))
     return row, shown
 
 
-def score(want, part, code, replies):
-    """Points of one test by nbgrader's rule, why for the student, and why for the instructor."""
+def empty_row(submission, graded_cells):
+    """The row of a submission before it is scored: 0 points, no status."""
+    tests = [graded_cell for graded_cell in graded_cells if graded_cell.test]
+    return {test.id: 0 for test in tests} | {
+        "student": submission.student,
+        "number": submission.number,
+        "score": 0,
+        "max": short_number(sum(test.points for test in tests)),
+        "file": submission.file,
+    }
+
+
+def lay_out(pairs):
+    """What to run of a repaired notebook: (code cells, parents, parts of the page of feedback).
+
+    A hidden test is a code cell of its own, below the visible part of its test. `parents` is the
+    argument `tests` of `sandbox.run_cells`: positions of tests -> positions of their visible parts.
+    A part of the page is a dictionary: `node` is the cell, `graded_cell` what it is graded by or
+    None, `visible` and `hidden` the positions of its code, None where there is none.
+    """
+    code = []
+    parents = {}
+    shown = []
+    code_cells = 0
+    for cell, graded_cell in pairs:
+        source = graded_cell.public if graded_cell and graded_cell.fixed else cell["source"]
+        node = new_cell(cell["kind"], source)
+        part = {"node": node, "graded_cell": graded_cell, "visible": None, "hidden": None}
+        shown.append(part)
+        if cell["kind"] != "code":
+            continue
+        code_cells += 1
+        is_test = graded_cell and graded_cell.test
+        node.metadata.name = f"test {graded_cell.id}" if is_test else f"code cell {code_cells}"
+        part["visible"] = len(code)
+        code.append(node)
+        if is_test:
+            parents[part["visible"]] = part["visible"]
+        if is_test and graded_cell.hidden:
+            part["hidden"] = len(code)
+            parents[part["hidden"]] = part["visible"]
+            hidden_node = new_cell("code", graded_cell.hidden)
+            hidden_node.metadata.name = node.metadata.name
+            code.append(hidden_node)
+    return code, parents, shown
+
+
+def score(graded_cell, part, code, replies):
+    """The points of one test by nbgrader's rule: (points, why for the student, for the instructor).
+
+    Both reasons are empty where nothing went wrong.
+    """
     from nbgrader.utils import determine_grade
 
-    runs = [place for place in (part["visible"], part["hidden"]) if place is not None]
-    for place in runs:
-        reply = replies.get(place)
-        hidden = place == part["hidden"]
+    positions = [part[key] for key in ("visible", "hidden") if part[key] is not None]
+    for position in positions:
+        reply = replies.get(position)
         if reply is None:
             return 0, "This test did not run.", "did not run"
-        # The reply tells how a cell ended even where its error was kept from being shown.
+        # The reply says how a cell ended, even if its code kept the error from being shown.
         if reply["status"] != "ok":
-            said = sandbox.first_line(
-                f"{reply.get('ename', reply['status'])}: {reply.get('evalue', '')}", 120
-            )
-            return (
-                0,
-                "A hidden test failed." if hidden else "The test failed.",
-                "hidden: " * hidden + said,
-            )
+            error = f"{reply.get('ename', reply['status'])}: {reply.get('evalue', '')}"
+            reason = sandbox.first_line(error, MAX_REASON_LENGTH)
+            if position == part["hidden"]:
+                return 0, "A hidden test failed.", f"hidden: {reason}"
+            return 0, "The test failed.", reason
     node = new_cell("code", "")
-    node.metadata.nbgrader = dict(want.node.metadata.nbgrader, points=want.points)
-    # A warning is no failure, and the value of a test is that of its last part.
-    node.outputs = [out for out in code[runs[-1]].outputs if out.output_type != "stream"]
-    for out in node.outputs:
-        if out.output_type == "execute_result" and not within(
-            out.data.get("text/plain"), want.points
-        ):
-            return 0, "This test gave no number of points.", "its value is no number of points"
+    node.metadata.nbgrader = dict(graded_cell.node.metadata.nbgrader, points=graded_cell.points)
+    # A warning is not a failure, and the value of a test is that of its last part.
+    outputs = code[positions[-1]].outputs
+    node.outputs = [output for output in outputs if output.output_type != "stream"]
+    for output in node.outputs:
+        if output.output_type == "execute_result":
+            if not within(output.data.get("text/plain"), graded_cell.points):
+                reason = "its value is not a number of points"
+                return 0, "This test did not give a number of points.", reason
     return determine_grade(node)[0], "", ""
 
 
 def within(value, points):
-    """Is the text of a result between 0 and the points of its test?"""
+    """Is the text of a result a number between 0 and the points of its test?"""
     try:
         return 0 <= float(value) <= points
     except (TypeError, ValueError):
@@ -122,21 +162,17 @@ def new_cell(kind, source):
     return make[kind](source)
 
 
-def total(tests):
-    return tidy(sum(want.points for want in tests))
-
-
 def safe(value):
-    """One line that no spreadsheet takes for a formula."""
-    value = " ".join(str(value).split())
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
+    """The text on one line that a spreadsheet does not take for a formula."""
+    line = " ".join(str(value).split())
+    return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table ---
 
 
-def load(out, columns):
-    """Rows of an earlier run by student, number and hash; nothing where there is no table."""
+def load_table(out, columns):
+    """The rows of an earlier run, by student, number and hash; none if there is no table."""
     if not out.exists():
         return {}
     with out.open(newline="", encoding="utf-8-sig") as file:
@@ -150,8 +186,8 @@ def load(out, columns):
         }
 
 
-def save(out, rows, columns):
-    """Write the table so that there is always a whole one."""
+def save_table(out, rows, columns):
+    """Write the table to another file and rename it, so that `out` is whole at every moment."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -162,30 +198,40 @@ def save(out, rows, columns):
 
 
 def fingerprint(submission, source):
-    """What a grade depends on: the file handed in and the assignment."""
-    return hashlib.sha256(b"%r|" % submission.file + (submission.data or b"") + source).hexdigest()[
-        :16
-    ]
+    """A hash of what a grade depends on: the file handed in and the assignment."""
+    content = b"%r|" % submission.file + (submission.data or b"") + source
+    return hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
 
 
-def guess(found, folder="notebooks/coursework"):
-    """The problem set whose cells most submissions hold."""
+def same_student(row, other):
+    return (row["student"], row["number"]) == (other["student"], other["number"])
+
+
+# --- all submissions ---
+
+
+def guess_assignment(handed_in, folder):
+    """The problem set in this folder (a .md file) whose cells most submissions hold."""
     held = Counter()
-    for one in found:
-        held.update(set(re.findall(rb'"grade_id":\s*"([^"]+)"', one.data or b"")))
-    best, most = None, 0
+    for submission in handed_in:
+        held.update(set(re.findall(rb'"grade_id":\s*"([^"]+)"', submission.data or b"")))
+    best = None
+    best_count = 0
     for path in sorted(Path(folder).glob("*.md")):
-        count = sum(held[want.id.encode()] for want in mend.assignment(path))
-        if count > most:
-            best, most = path, count
+        graded_cells = mend.read_assignment(path)
+        count = sum(held[graded_cell.id.encode()] for graded_cell in graded_cells)
+        if count > best_count:
+            best = path
+            best_count = count
     if best is None:
         raise InputError(
-            "cannot tell which problem set this is; name its source: --assignment notebooks/coursework/X.md"
+            "cannot tell which problem set this is; "
+            f"name its source: --assignment {Path(folder, 'X.md').as_posix()}"
         )
     return best
 
 
-def batch(
+def grade_all(
     path,
     out,
     assignment=None,
@@ -195,32 +241,36 @@ def batch(
     pages=None,
     fresh=False,
     retry=False,
+    problem_sets=None,
 ):
-    """Grade everything in a folder or zip, one student at a time, and write the table after each: its rows."""
+    """Grade everything in a folder or zip, one student at a time: the rows of the table.
+
+    The table is written after each student. `problem_sets` is the folder in which to look for the
+    assignment if none is named; `pages` the folder for the feedback, if any.
+    """
     from tqdm.auto import tqdm
 
-    path, out = Path(path).resolve(), Path(out).resolve()
+    path = Path(path).resolve()
+    out = Path(out).resolve()
     limits = limits or sandbox.Limits()
     if not path.exists():
         raise InputError(f"there is no {path}; name the folder or zip with the submissions")
-    mine = [out] + ([Path(pages).resolve()] if pages else [])
-    stem = Path(assignment).stem if assignment else ""
-    found = submissions.find(path, stem, mine)
-    if not assignment:
-        assignment = guess(found)
-        print(f"assignment: {assignment}")
-        found = submissions.find(path, Path(assignment).stem, mine)
-    graded = mend.assignment(assignment)
-    found += submissions.absent(roster, found) if roster else []
-    if not found:
+    leave_out = [out, Path(pages).resolve()] if pages else [out]
+    handed_in, assignment = find_submissions(path, assignment, problem_sets, leave_out)
+    graded_cells = mend.read_assignment(assignment)
+    if roster:
+        handed_in += submissions.absent(roster, handed_in)
+    if not handed_in:
         raise InputError(
-            f"there are no submissions in {path}; name the folder or zip that holds the .ipynb files"
+            f"there are no submissions in {path}; "
+            "name the folder or zip that holds the .ipynb files"
         )
     if sandboxed:
-        sandbox.check()
+        sandbox.check_room()
     source = Path(assignment).read_bytes()
-    columns = [*FIRST, *[want.id for want in graded if want.test], *LAST]
-    earlier = {} if fresh else load(out, columns)
+    test_columns = [graded_cell.id for graded_cell in graded_cells if graded_cell.test]
+    columns = [*FIRST_COLUMNS, *test_columns, *LAST_COLUMNS]
+    earlier = {} if fresh else load_table(out, columns)
     if retry:
         earlier = {
             key: row for key, row in earlier.items() if row["status"] not in ("timeout", "crashed")
@@ -228,43 +278,54 @@ def batch(
     out.parent.mkdir(parents=True, exist_ok=True)
     hide = {path if path.is_dir() else path.parent, Path(assignment).resolve().parent, out.parent}
     rows = []
-    with tqdm(found, unit="student", disable=None) as bar:
-        for one in bar:
-            bar.set_postfix_str(one.student)
-            one.student = safe(one.student)
-            key = one.student, one.number, fingerprint(one, source)
+    with tqdm(handed_in, unit="student", disable=None) as bar:
+        for submission in bar:
+            bar.set_postfix_str(submission.student)
+            submission.student = safe(submission.student)
+            key = submission.student, submission.number, fingerprint(submission, source)
             if key in earlier:
                 rows.append(earlier[key])
                 continue
             try:
-                row, shown = grade(one, graded, limits, sandboxed, hide)
-            except (
-                Exception
-            ) as error:  # one student's notebook must not cost the others their grades
-                row = dict.fromkeys(columns, 0) | {
-                    "student": one.student,
-                    "number": one.number,
-                    "file": one.file,
-                }
-                row |= {"max": total([want for want in graded if want.test]), "status": "crashed"}
-                row["detail"], shown = safe(f"the grader failed: {sandbox.first_line(error)}"), []
-            row["hash"] = key[2]
+                row, shown = grade(submission, graded_cells, limits, sandboxed, hide)
+            except Exception as error:  # one notebook must not cost the others their grades
+                row = empty_row(submission, graded_cells)
+                row["status"] = "crashed"
+                row["detail"] = safe(f"the grader failed: {sandbox.first_line(error)}")
+                shown = []
+            row["hash"] = key[-1]
             rows.append(row)
             waiting = [
-                earlier[key] for key in earlier if not any(same(earlier[key], row) for row in rows)
+                old_row
+                for old_row in earlier.values()
+                if not any(same_student(old_row, row) for row in rows)
             ]
-            save(out, rows + waiting, columns)
+            save_table(out, rows + waiting, columns)
             if pages:
-                Path(pages).mkdir(parents=True, exist_ok=True)
-                name = re.sub(r"[^\w.-]+", "_", f"{one.student}_{one.number}".strip("_"))
-                try:
-                    text = page(row, shown, graded)
-                except Exception:  # what cannot be drawn is left out; the points are there
-                    text = page(row, [], graded)
-                Path(pages, f"{name}.html").write_text(text, encoding="utf-8", errors="replace")
-    save(out, rows, columns)
+                write_page(pages, row, shown, graded_cells)
+    save_table(out, rows, columns)
     return rows
 
 
-def same(one, other):
-    return (one["student"], one["number"]) == (other["student"], other["number"])
+def find_submissions(path, assignment, problem_sets, leave_out):
+    """The submissions and the path of their assignment, which is guessed if it is not named."""
+    stem = Path(assignment).stem if assignment else ""
+    handed_in = submissions.find(path, stem, leave_out)
+    if assignment:
+        return handed_in, assignment
+    if not problem_sets:
+        raise InputError("name the assignment, or the folder of problem sets in which to look")
+    assignment = guess_assignment(handed_in, problem_sets)
+    print(f"assignment: {assignment}")
+    return submissions.find(path, assignment.stem, leave_out), assignment
+
+
+def write_page(folder, row, shown, graded_cells):
+    """Write the student's page of feedback into the folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]+", "_", f"{row['student']}_{row['number']}".strip("_"))
+    try:
+        text = page(row, shown, graded_cells)
+    except Exception:  # a cell cannot be drawn: the page then has the points only
+        text = page(row, [], graded_cells)
+    Path(folder, f"{name}.html").write_text(text, encoding="utf-8", errors="replace")

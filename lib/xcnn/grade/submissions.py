@@ -1,12 +1,15 @@
-"""What students hand in, found under the names that Canvas and Moodle give it: folders, zips, a list of students."""
+"""Find what students handed in: a folder or zip from Canvas or Moodle, and a list of students."""
 
 import csv
+import functools
 import io
+import itertools
 import re
 import unicodedata
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from ..errors import InputError
 
@@ -14,14 +17,16 @@ MOODLE = re.compile(r"(?P<student>.+)_(?P<number>\d+)_assignsubmission_(file|onl
 CANVAS = re.compile(
     r"(?P<student>[^_]+)(_LATE)?_(?P<number>\d+)_(?P<upload>\d+)_(?P<name>.+?)(-(?P<again>\d+))?\.\w+"
 )
-LARGEST = (
-    50e6  # bytes of one file; a notebook of this size is mostly pictures, and they are made again
-)
+# A notebook of this size holds mostly pictures, and the grader draws them again.
+MAX_FILE_BYTES = 50e6
 
 
 @dataclass
 class Submission:
-    """What one student handed in; `data` is None where there is no notebook, and `problem` says why."""
+    """What one student handed in.
+
+    `data` is None if there is no notebook to grade; `problem` then says why.
+    """
 
     student: str
     number: str = ""
@@ -30,19 +35,23 @@ class Submission:
     problem: str = ""
 
 
+class HandedFile(NamedTuple):
+    """A file of a student's. Among notebooks the highest rank counts."""
+
+    is_notebook: bool
+    rank: tuple
+    name: str
+    size: int
+    read: object  # a function without arguments that returns the bytes
+
+
 def entries(path, leave_out=()):
-    """Every file under a folder or in a zip: (parts of its name, when changed, size, a function that reads it)."""
+    """Every file and folder in a folder or zip: (parts of its name, time changed, size, read).
+
+    `read` is a function that returns the bytes, or None for a folder.
+    """
     if zipfile.is_zipfile(path):
-        archive = zipfile.ZipFile(path)
-        members = [(PurePosixPath(info.filename).parts, info) for info in archive.infolist()]
-        shared = {parts[0] for parts, _ in members if parts[0] != "__MACOSX"}
-        inner = {parts[1] for parts, _ in members if len(parts) > 1 and parts[0] in shared}
-        # A zip of one folder that holds everybody; a student's own folder holds one notebook.
-        if len(shared) == 1 and not MOODLE.fullmatch(min(shared)) and len(inner) > 1:
-            members = [(parts[1:], info) for parts, info in members if len(parts) > 1]
-        for parts, info in members:
-            read = None if info.is_dir() else lambda info=info: archive.read(info)
-            yield parts, info.date_time, info.file_size, read
+        yield from zip_entries(zipfile.ZipFile(path))
         return
     if not Path(path).is_dir():
         raise InputError(f"{path} is neither a folder nor a zip of submissions")
@@ -50,66 +59,81 @@ def entries(path, leave_out=()):
         if file.is_symlink() or any(file.resolve().is_relative_to(other) for other in leave_out):
             continue
         about = file.stat()
-        yield (
-            file.relative_to(path).parts,
-            about.st_mtime,
-            about.st_size,
-            file.read_bytes if file.is_file() else None,
-        )
+        read = file.read_bytes if file.is_file() else None
+        yield file.relative_to(path).parts, about.st_mtime, about.st_size, read
+
+
+def zip_entries(archive):
+    """The entries of a zip. A single folder that holds everybody is left out of the names."""
+    members = [(PurePosixPath(info.filename).parts, info) for info in archive.infolist()]
+    top = {parts[0] for parts, _ in members if parts[0] != "__MACOSX"}
+    below = {parts[1] for parts, _ in members if len(parts) > 1 and parts[0] in top}
+    # A folder that holds one file is a student's own.
+    if len(top) == 1 and not MOODLE.fullmatch(min(top)) and len(below) > 1:
+        members = [(parts[1:], info) for parts, info in members if len(parts) > 1]
+    for parts, info in members:
+        read = None if info.is_dir() else functools.partial(archive.read, info)
+        yield parts, info.date_time, info.file_size, read
 
 
 def owner(parts):
     """(student, number, rank among the student's files) from the parts of a file's name."""
-    if found := MOODLE.match(parts[0]):
-        return found["student"], found["number"], (0, 0)
-    if len(parts) == 1 and (found := CANVAS.fullmatch(parts[0])):
-        return found["student"], found["number"], (int(found["again"] or 0), int(found["upload"]))
-    return (PurePosixPath(parts[0]).stem if len(parts) == 1 else parts[0]), "", (0, 0)
+    moodle = MOODLE.match(parts[0])
+    if moodle:
+        return moodle["student"], moodle["number"], (0, 0)
+    canvas = CANVAS.fullmatch(parts[0]) if len(parts) == 1 else None
+    if canvas:
+        rank = int(canvas["again"] or 0), int(canvas["upload"])
+        return canvas["student"], canvas["number"], rank
+    student = PurePosixPath(parts[0]).stem if len(parts) == 1 else parts[0]
+    return student, "", (0, 0)
 
 
 def find(path, stem="", leave_out=()):
-    """The submissions in a folder or zip, sorted: of several notebooks the one named like `stem`, else the latest."""
-    found = {}
-    for parts, when, size, read in entries(path, leave_out):
+    """The submissions in a folder or zip, sorted: a list of `Submission`.
+
+    Of a student's notebooks the one with `stem` in its name counts, otherwise the latest.
+    """
+    files_by_owner = {}
+    for parts, changed, size, read in entries(path, leave_out):
+        is_file = read is not None
+        is_notebook = parts[-1].endswith(".ipynb")
         if any(name.startswith((".", "__MACOSX")) for name in parts):
             continue
-        notebook = parts[-1].endswith(".ipynb")
-        if read is None and len(parts) > 1:
+        if not is_file and len(parts) > 1:
             continue  # a folder inside a student's folder
-        named = MOODLE.match(parts[0]) or CANVAS.fullmatch(parts[0])
-        if read is not None and len(parts) == 1 and not notebook and not named:
+        has_platform_name = MOODLE.match(parts[0]) or CANVAS.fullmatch(parts[0])
+        if is_file and len(parts) == 1 and not is_notebook and not has_platform_name:
             continue  # a list or a note beside the submissions
-        student, number, rank = owner(parts if read else (*parts, ""))
-        files = found.setdefault((student, number), [])
-        if read is not None:
-            files.append(
-                (
-                    (notebook, bool(stem) and stem in parts[-1], *rank, when),
-                    "/".join(parts),
-                    size,
-                    read,
-                )
-            )
-    return [choose(*who, files) for who, files in sorted(found.items())]
+        student, number, order = owner(parts if is_file else (*parts, ""))
+        files = files_by_owner.setdefault((student, number), [])
+        if is_file:
+            has_stem = bool(stem) and stem in parts[-1]
+            rank = (has_stem, *order, changed)
+            files.append(HandedFile(is_notebook, rank, "/".join(parts), size, read))
+    return [
+        choose(student, number, files)
+        for (student, number), files in sorted(files_by_owner.items())
+    ]
 
 
 def choose(student, number, files):
-    """The one file of a student's that counts."""
+    """The submission of a student: the file that counts among these."""
     if not files:
         return Submission(student, number)
-    files.sort(key=lambda file: file[0])
-    (notebook, *_), name, size, read = files[-1]
-    if not notebook:
-        names = ", ".join(file[1].rsplit("/", 1)[-1] for file in files)
-        return Submission(student, number, name, problem=f"no .ipynb file, only: {names}")
-    if size > LARGEST:
-        return Submission(
-            student, number, name, problem=f"the file is larger than {LARGEST / 1e6:.0f} MB"
-        )
+    files.sort(key=lambda file: (file.is_notebook, file.rank))
+    latest = files[-1]
+    if not latest.is_notebook:
+        names = ", ".join(file.name.rsplit("/", 1)[-1] for file in files)
+        problem = f"no .ipynb file, only: {names}"
+        return Submission(student, number, latest.name, problem=problem)
+    if latest.size > MAX_FILE_BYTES:
+        problem = f"the file is larger than {MAX_FILE_BYTES / 1e6:.0f} MB"
+        return Submission(student, number, latest.name, problem=problem)
     try:
-        return Submission(student, number, name, read())
+        return Submission(student, number, latest.name, latest.read())
     except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-        return Submission(student, number, name, problem=f"cannot be read: {error}")
+        return Submission(student, number, latest.name, problem=f"cannot be read: {error}")
 
 
 def plain(text):
@@ -118,25 +142,27 @@ def plain(text):
     return "".join(letter for letter in letters if letter.isalnum())
 
 
+def spellings(values):
+    """How platforms may write the student in this row of the list: names and numbers, plain.
+
+    "Jan Novák", "Novák, Jan" and two columns mean the same student; Canvas writes novakjan.
+    """
+    names = [*values, *map(" ".join, itertools.pairwise(values))]
+    turned = ["".join(reversed(name.split())) for name in names]
+    return {plain(name) for name in (*names, *turned)}
+
+
 def absent(roster, submissions):
-    """A `Submission` without data for every student of a CSV list who handed nothing in."""
+    """A `Submission` without data for every student of a CSV list who handed in nothing."""
     try:
         rows = list(csv.reader(io.StringIO(Path(roster).read_text(encoding="utf-8-sig"))))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the list of students {roster}: {error}") from error
-    there = {plain(one.student) for one in submissions} | {
-        one.number for one in submissions if one.number
-    }
+    present = {plain(submission.student) for submission in submissions}
+    present |= {submission.number for submission in submissions if submission.number}
     missing = []
     for row in rows[1:]:
-        row = [value.strip() for value in row if value.strip()]
-        if not row:
-            continue
-        # 'Jan Novák', 'Novák, Jan' or two columns; Canvas writes novakjan.
-        pairs = [*row, *map(" ".join, zip(row[:-1], row[1:], strict=True))]
-        known = {plain(value) for value in pairs} | {
-            plain("".join(reversed(value.split()))) for value in pairs
-        }
-        if not known & there:
-            missing.append(Submission(row[0]))
+        values = [value.strip() for value in row if value.strip()]
+        if values and not spellings(values) & present:
+            missing.append(Submission(values[0]))
     return missing

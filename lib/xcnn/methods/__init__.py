@@ -1,26 +1,25 @@
 """The explanation methods, a file each; this listing is the table of contents.
 
-`_TABLE` is the one list of them. `METHODS`, the names that `import xcnn` offers, the command line's help, the page of
-names in the book and the lists that tests go through are made from it.
+`_TABLE` is the one list of them. `METHODS`, the names that `import xcnn` offers, the command line's
+help, the page of names in the book and the lists that tests go through are made from it.
 """
 
 import time
 
-from ..errors import InputError
+from ..errors import InputError, one_of
 from .cam import cam
 from .deconvnet import deconv_rule, deconvnet
-from .fixations import cnn_fixations
+from .fixations import Fixations, cnn_fixations, find_fixations
 from .grad_cam import grad_cam
 from .gradient import gradient, pixel_gradients
 from .guided_backprop import guided_backprop, guided_grad_cam, guided_rule
-from .lime import lime
+from .lime import Surrogate, lime, lime_surrogates
 from .lrp import deep_taylor, lrp
-from .shap_cam import shap_cam
+from .shap_cam import ShapleyValues, shap_cam, shap_cam_values
 
-PIXELS, POSITIONS = (
-    "pixels",
-    "positions",
-)  # a map has three colours, (N, 3, H, W), or one value a place, (N, 1, H, W)
+PIXELS = "pixels"  # a map has three colours, (N, 3, H, W)
+POSITIONS = "positions"  # a map has one value a place, (N, 1, H, W)
+
 _TABLE = (
     (gradient, "gradient", PIXELS),
     (deconvnet, "deconvnet", PIXELS),
@@ -38,7 +37,19 @@ METHODS = {method.__name__: method for method, _, _ in _TABLE}
 LABELS = {method.__name__: label for method, label, _ in _TABLE}
 PIXEL_METHODS = frozenset(method.__name__ for method, _, kind in _TABLE if kind == PIXELS)
 
-__all__ = ["METHODS", "explain_all", *METHODS]
+# what a method found besides its map, by functions of their own
+_RESULTS = (
+    (shap_cam_values, ShapleyValues),
+    (lime_surrogates, Surrogate),
+    (find_fixations, Fixations),
+)
+
+__all__ = [
+    "METHODS",
+    "explain_all",
+    *METHODS,
+    *(result.__name__ for pair in _RESULTS for result in pair),
+]
 
 # methods that share one forward pass -> what each sends down at a ReLU
 _RELU_RULES = {"gradient": None, "deconvnet": deconv_rule, "guided_backprop": guided_rule}
@@ -51,12 +62,21 @@ def explain_all(net, x, targets, names, options=None):
     :param targets: one class per image
     :param names: of methods, see `METHODS`
     :param options: name of a method -> its options
-    :return: generator of (name, map, seconds). Where a method refuses, its message comes instead of the map
+    :return: generator of (name, map, seconds); where a method refuses, its message comes instead of
+        the map
+    :raises InputError: unknown name
+
+    >>> [name for name, R, seconds in xcnn.explain_all(net, x, [3], ["gradient", "grad_cam"])]
+    ['gradient', 'grad_cam']
     """
     options = options or {}
-    answers = _shared_pass(net, x, targets, [name for name in names if name in _RELU_RULES])
     for name in names:
-        if name == "guided_grad_cam" and {"guided_backprop", "grad_cam"} <= answers.keys():
+        one_of("method", name, METHODS)
+    plain = [name for name in names if not options.get(name)]
+    answers = _shared_pass(net, x, targets, [name for name in plain if name in _RELU_RULES])
+    for name in names:
+        factors = {"guided_backprop", "grad_cam"}
+        if name == "guided_grad_cam" and factors <= answers.keys() and {name, *factors} <= {*plain}:
             answers[name] = _product(answers["guided_backprop"], answers["grad_cam"])
         elif name not in answers:
             answers[name] = _timed(METHODS[name], net, x, targets, **options.get(name, {}))
@@ -75,13 +95,17 @@ def _shared_pass(net, x, targets, names):
 
 
 def _product(guided, grad_cam):
-    """Guided Grad-CAM from its two factors; where Grad-CAM refused, its message."""
-    (R, seconds), (L, more_seconds) = guided, grad_cam
-    return L if isinstance(L, str) else R * L, seconds + more_seconds
+    """Guided Grad-CAM from its two factors; where one of them refused, its message."""
+    R, seconds = guided
+    L, more_seconds = grad_cam
+    for factor in (R, L):
+        if isinstance(factor, str):
+            return factor, 0.0
+    return R * L, seconds + more_seconds
 
 
 def _timed(method, *args, **options):
-    """What a method returns, or the message of its refusal; and the seconds it took."""
+    """What a method returns and the seconds it took; for a refusal its message, and 0."""
     start = time.perf_counter()
     try:
         answer = method(*args, **options)

@@ -1,38 +1,52 @@
-"""Class activation mapping: a network that ends in global average pooling already holds its map (Zhou et al. 2016)."""
+"""Class activation mapping (CAM), for networks that end in global average pooling.
+
+Source: Zhou et al. 2016. Such a network already holds its map: the average of a weighted sum of
+maps is the score, so the weighted sum itself says where the score comes from.
+"""
 
 import torch
 import torch.nn.functional as F
 
-from ..engine.contract import check, class_indices, own_grad_mode, run, to_image_size
+from ..engine.contract import class_indices, isolated, run, to_image_size
 from ..engine.layers import find_layer
 from ..engine.operations import KIND
-from ..engine.tape import Tape, tensors
+from ..engine.tape import Tape, bind, by_position, tensors
 from ..errors import InputError
-from ..networks import as_network, last_layer
+from ..networks import ready
+
+# An average may be computed in several steps and another order, so it is recognised up to rounding.
+ROUNDING = 1e-4  # relative tolerance, ample for float32
+EPS_ALLOWED = 4  # tolerance in units of the type's eps, where that is more: float16, bfloat16
 
 
 def cam(net, x, target=None, layer=None, relu=True):
-    """M_c(x, y) = sum_k w_k^c A_k(x, y): the last maps, weighted by the classifier's weights for class c.
+    """M_c(x, y) = sum_k w_k^c A_k(x, y): the last maps, weighted by the classifier's weights.
 
-    Source: Zhou et al. 2016, arXiv 1512.04150, eq. 2. A and w are found by watching the forward pass and checked in
-    numbers (`gap_head`), so the names of the modules do not matter.
+    Source: Zhou et al. 2016, arXiv 1512.04150, eq. 2. A and w are found by watching the forward
+    pass and checked in numbers (`gap_head`), so the names of the modules do not matter.
 
-    :param net: `Network` or nn.Module, in eval mode, that ends in global average pooling and one linear layer
+    :param net: `Network` or nn.Module, in eval mode, that ends in global average pooling and one
+        linear layer
     :param x: (N, 3, H, W) float
     :param target: class index or name, one per image, or None for each image's top class
     :param layer: None, or the network's last spatial layer: CAM has no other
-    :param relu: keep only what speaks for the class; False: the signed map, whose mean is the score less the bias
+    :param relu: keep only what speaks for the class; False: the signed map of the paper, whose mean
+        is the score less the bias
     :return: (N, 1, H, W), not normalised, enlarged bilinearly
-    :raises InputError: see `contract.check`; a head of another kind; another layer
+    :raises InputError: see `ready`; a head of another kind; another layer
+
+    >>> M = xcnn.cam(net, x, "clock", relu=False)
+    >>> L = xcnn.grad_cam(net, x, "clock", relu=False)
+    >>> torch.allclose(M, 64 * L, atol=1e-4)  # 8 x 8 positions
+    True
     """
-    given, net = net, as_network(net)
-    check(net.module, x)
-    if layer is not None and layer != (last := last_layer(given, x)):
+    net, x = ready(net, x)
+    if layer is not None and layer != net.layer:
         find_layer(net.module, layer)
         raise InputError(
-            f"CAM exists only at the last spatial layer, {last!r}; for {layer!r} use grad_cam"
+            f"CAM exists only at the last spatial layer, {net.layer!r}; for {layer!r} use grad_cam"
         )
-    S, A, W = gap_head(net, x)
+    S, A, W = _take_apart(net, x)
     w = W[class_indices(S, target, net.classes)]
     M = torch.einsum("nk,nkyx->nyx", w, A)[:, None]
     return to_image_size(M.relu() if relu else M, x)
@@ -41,64 +55,84 @@ def cam(net, x, target=None, layer=None, relu=True):
 def gap_head(net, x):
     """Run the network and take apart its head, S = W GAP(A) + b.
 
-    :return: S (N, K) scores, A (N, C, h, w) the maps that are averaged, W (K, C). Where the classifier is a 1x1
-        convolution before the pooling, the averaged maps are the class maps themselves and W is the identity.
-    :raises InputError: see `contract.check`; where the head is of another kind
+    :return: S (N, K) scores, A (N, C, h, w) the maps that are averaged, W (K, C). Where the
+        classifier is a 1x1 convolution before the pooling, the averaged maps are the class maps
+        themselves and W is the identity.
+    :raises InputError: see `ready`; where the head is of another kind
     """
-    net = as_network(net)
-    check(net.module, x)
-    found, maps = {}, None
+    return _take_apart(*ready(net, x))
 
-    def watch(func, args, kwargs):
-        nonlocal maps
-        a = next(iter(tensors([*args, *kwargs.values()])), None)
-        if (
-            a is not None
-            and a.ndim == 4
-            and (a.shape[2:].numel() > 1 or KIND.get(func) == "average")
-        ):
-            maps = a  # the last ones seen: they may become their means in one step or in several
+
+def _take_apart(net, x):
+    """S, A and W as in `gap_head`, for a network and images that are checked."""
+    watcher = HeadWatcher()
+    with isolated(grad=False), Tape(watcher):
+        S = run(net.module, x)
+    if not watcher.explains(S):
+        raise InputError(
+            "CAM needs a head of global average pooling and one linear layer; "
+            f"{net.name} has another. Use grad_cam"
+        )
+    return S, watcher.A, watcher.W.detach()
+
+
+class HeadWatcher:
+    """For `Tape`: notes the maps that a network averages, and the linear map that follows.
+
+    A: (N, C, h, w) the averaged maps, None until an average was seen. W (K, C), b: of the last
+    linear map after it; until there is one, W is the identity.
+    """
+
+    maps = None  # the last maps that were seen: they may be averaged in one call or in several
+    A = None
+    W = None
+    b = 0
+
+    def __call__(self, func, args, kwargs):
+        self._note_maps(func, args, kwargs)
         result = func(*args, **kwargs)
-        if _is_global_average(maps, result):
-            found.update(
-                A=maps.clone(),
-                W=torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device),
-                b=0,
-            )
-        elif func in (F.linear, F.conv2d, torch.conv2d) and "A" in found:
-            found.update(_linear_part(*args, **kwargs))
+        if _is_global_average(self.maps, result):
+            self.A = self.maps.clone()
+            self.W = torch.eye(self.A.shape[1], dtype=self.A.dtype, device=self.A.device)
+            self.b = 0
+        elif self.A is not None and func in (F.linear, F.conv2d, torch.conv2d):
+            call = bind(*by_position(args, kwargs), "a weight bias", bias=None)
+            self.W = call.weight.flatten(1)
+            self.b = 0 if call.bias is None else call.bias
         return result
 
-    with own_grad_mode(False), Tape(watch):
-        S = run(net.module, x.clone())
-    if "A" in found:
-        A, W, b = found["A"], found["W"], found["b"]
-        if W.shape == (S.shape[1], A.shape[1]):
-            a, b = A.mean((2, 3)), torch.as_tensor(b)
-            if _equal(S, a @ W.T + b, a.abs() @ W.abs().T):
-                return S, A, W.detach()
-    raise InputError(
-        f"CAM needs a head of global average pooling and one linear layer; {net.name} has another. Use grad_cam"
-    )
+    def _note_maps(self, func, args, kwargs):
+        """Maps of one position count only where an average is called: they are their own mean."""
+        first = next(tensors([*args, *kwargs.values()]), None)
+        if first is None or first.ndim != 4:
+            return
+        if first.shape[2:].numel() > 1 or KIND.get(func) == "average":
+            self.maps = first
 
-
-def _linear_part(_input, weight, bias=None, *_, **__):
-    """W (K, C) and b of a call to linear or conv2d."""
-    return {"W": weight.flatten(1), "b": 0 if bias is None else bias}
+    def explains(self, S):
+        """Are these scores W GAP(A) + b?"""
+        if self.A is None or self.W.shape != (S.shape[1], self.A.shape[1]):
+            return False
+        a = self.A.mean((2, 3))
+        b = torch.as_tensor(self.b)
+        return _equal(S, a @ self.W.T + b, size=a.abs() @ self.W.abs().T)
 
 
 def _is_global_average(A, result):
     """Is this result the means of maps A (N, C, h, w), whatever the call or calls that made it?"""
-    if (
-        A is None
-        or not isinstance(result, torch.Tensor)
-        or result.shape.numel() != A.shape[:2].numel()
-    ):
+    if A is None or not isinstance(result, torch.Tensor) or result.ndim < 2:
         return False
-    return _equal(result.flatten(1), A.mean((2, 3)), A.abs().mean((2, 3)))
+    if result.shape.numel() != A.shape[:2].numel():
+        return False
+    return _equal(result.flatten(1), A.mean((2, 3)), size=A.abs().mean((2, 3)))
 
 
-def _equal(got, wanted, size):
-    """Equal up to rounding, where terms of this size were added up: small numbers are not equal for being small."""
-    rounding = 4 * torch.finfo(got.dtype).eps
-    return bool(((got - wanted).abs() <= max(1e-4, rounding) * size + rounding * got.abs()).all())
+def _equal(values, wanted, size):
+    """Are the values those wanted, up to rounding?
+
+    :param size: the sum of the absolute terms that were added up. The tolerance is a share of it:
+        two small numbers are not equal just because both are small
+    """
+    precision = EPS_ALLOWED * torch.finfo(values.dtype).eps
+    tolerance = max(ROUNDING, precision) * size + precision * values.abs()
+    return bool(((values - wanted).abs() <= tolerance).all())

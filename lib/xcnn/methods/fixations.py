@@ -1,7 +1,8 @@
-"""CNN Fixations: from the class back to the points of the picture that led to it (Mopuri, Garg, Babu 2019).
+"""CNN Fixations: from the class back to the points of the picture that led to it.
 
-A forward pass is recorded. Then each unit, from the class down, names the units below that contributed most to it. No
-gradient is computed. Units are kept as a set: where two name the same one, it is followed once.
+Source: Mopuri, Garg, Babu 2019. A forward pass is recorded. Then each unit, from the class down,
+names the units below that contributed most to it. No gradient is computed. Units are kept as a set:
+where two units name the same one, it is followed once.
 """
 
 import contextlib
@@ -11,28 +12,33 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.overrides import resolve_name
 
-from ..engine.contract import check, class_indices, one_question, own_grad_mode, run, unit_values
+from ..engine.contract import class_indices, isolated, one_question, run, unit_values
 from ..engine.layers import capture
 from ..engine.operations import KIND, refuse
-from ..engine.tape import Tape, by_position, place, tensors
+from ..engine.tape import Tape, by_position, running_part, tensors
 from ..errors import InputError
-from ..networks import as_network
+from ..networks import ready
 from .fixation_rules import RULES, Call, calls, replaced, unknown
+
+UNITS_AT_ONCE = 256  # that go down through an operation together: this bounds the memory
 
 
 @dataclass
 class Fixations:
-    """Where one image was looked at, and how that was found. Points are rows (y, x), each once.
+    """The points of one image, and how they were found. Points are rows (y, x), each once.
 
     :param points: (n, 2), outliers removed
-    :param found: (m, 2), all
-    :param units: name of a layer -> the units of its output that were followed, rows (channel, y, x), or (channel,) of
-        a vector, in the order of the way down
+    :param all_points: (m, 2), with outliers
+    :param units: name of a layer -> the units of its output that were followed, rows (channel, y,
+        x), or (channel,) of a vector, in the order of the way down
     :param shapes: name of a layer -> the shape of that output, (C, h, w) or (C,)
+
+    >>> xcnn.find_fixations(net, x, "clock")[0].shapes["layer3"]
+    (80, 8, 8)
     """
 
     points: torch.Tensor
-    found: torch.Tensor
+    all_points: torch.Tensor
     units: dict
     shapes: dict
 
@@ -40,186 +46,270 @@ class Fixations:
 def cnn_fixations(net, x, target=None, layer=None, unit=None):
     """The density of the points that led to the class.
 
-    Source: Mopuri et al. 2019, arXiv 1708.06670, section 3; what it leaves open, as in the authors' code. From a unit
-    to those below it, where a are the values below and w the weights:
+    Source: Mopuri et al. 2019, arXiv 1708.06670, section 3; what it leaves open, as in the authors'
+    code. From a unit to those below it, where a are the values below and w the weights:
 
-    | operation                  | goes on to                                                                      |
-    |----------------------------|---------------------------------------------------------------------------------|
-    | linear map of a vector     | all j with w_j a_j > 0; what a global average puts out is a vector, too         |
-    | linear map of a whole map  | the one (channel, y, x) with the largest w a                                    |
-    | convolution                | the channel with the largest sum over its window of w a, at the window's middle |
-    | the same in a residual     | that channel, where its a is largest in the window                              |
-    | pooling, averages          | the largest a in the window                                                     |
-    | sum of two branches        | the one with the larger value; the first where they are equal                   |
-    | concatenation, reshaping   | where the value came from                                                       |
-    | batch norm, factors        | the unit itself; a negative factor turns all signs until the next weights       |
-    | ReLU, dropout              | the unit itself                                                                 |
+    | operation                  | goes on to                                                   |
+    |----------------------------|--------------------------------------------------------------|
+    | fully connected, a vector  | all j with w_j a_j > 0; a global average gives a vector, too |
+    | fully connected, flattened | the one (channel, y, x) with the largest w a                 |
+    | maps                       |                                                              |
+    | convolution                | the channel with the largest sum of w a over its window, at  |
+    |                            | the window's middle                                          |
+    | the same in a residual     | that channel, where its a is largest in the window           |
+    | pooling, averages          | the largest a in the window                                  |
+    | sum of two branches        | the larger value; the first where they are equal             |
+    | concatenation, reshaping   | the place where the value came from                          |
+    | batch norm, factors        | the unit itself; a negative factor turns all signs until the |
+    |                            | next weights                                                 |
+    | ReLU, dropout              | the unit itself                                              |
 
-    Biases are not used. A unit all of whose w a are 0 ends there. Only a linear map of a vector makes many units of
-    one: a network that ends in an average of class maps, such as SqueezeNet, gives one point, and so does a unit
-    within the convolutions.
+    Biases are not used. A unit all of whose w a are 0 ends there. Only a fully connected layer on a
+    vector makes many units of one. So a network that ends in an average of class maps, such as
+    SqueezeNet, gives one point, and so does a unit within the convolutions.
 
     :param net: `Network` or nn.Module, in eval mode
     :param x: (N, 3, H, W) float
     :param target: class index or name, one per image, or None for each image's top class
     :param layer, unit: instead of a target, an inner unit, as in `gradient`
-    :return: (N, 1, H, W), >= 0: a Gaussian per point (see `fixations.density`), so that a map sums to its number of
-        points; its attribute `values` holds the `Fixations` of each image
-    :raises InputError: see `contract.check`; unknown layer or unit; an operation that has no rule, with its place
+    :return: (N, 1, H, W), >= 0: a Gaussian per point (see `fixations.density`), so that a map sums
+        to its number of points
+    :raises InputError: see `ready`; unknown layer or unit; an operation that has no rule, with its
+        place
+
+    >>> R = xcnn.cnn_fixations(net, x, "clock")
+    >>> round(R.sum().item()) == len(xcnn.find_fixations(net, x, "clock")[0].points)
+    True
     """
-    net = as_network(net)
-    check(net.module, x)
+    results = find_fixations(net, x, target, layer, unit)
+    maps = [density(fixations.points, *x.shape[2:]) for fixations in results]
+    return torch.stack(maps)[:, None].to(x)
+
+
+def find_fixations(net, x, target=None, layer=None, unit=None):
+    """The points of each image, and the units of every layer that led to them.
+
+    Arguments and errors as in `cnn_fixations`, which draws these points.
+
+    :return: list of N `Fixations`
+
+    >>> points = xcnn.find_fixations(net, x, "clock")[0].points
+    >>> on_the_clock = scene.mask("clock")[tuple(points.T)]
+    >>> bool(on_the_clock.mean() > scene.mask("clock").mean())
+    True
+    """
+    net, x = ready(net, x)
     one_question(target, layer, unit)
-    with own_grad_mode(False):
-        values = []
-        for k, one in enumerate(x.detach().split(1)):
-            record = Record(net.module, one.clone(), layer)
+    results = []
+    with isolated(grad=False):
+        for k, image in enumerate(x.split(1)):
+            record = Record(net.module, image, layer)
             if layer is None:
+                # One image runs at a time. Expanded, its scores let `class_indices` check the
+                # targets of the whole batch.
                 S = record.end.y.expand(len(x), -1)
                 start = class_indices(S, target, net.classes)[k : k + 1]
             else:
                 start = _unit_index(record.end.y, layer, unit)
-            units, shapes, found = record.unravel(start)
-            values.append(Fixations(found[crowded(found, *x.shape[2:])], found, units, shapes))
-        R = torch.stack([density(one.points, *x.shape[2:]) for one in values])[:, None].to(x)
-    R.values = values
-    return R
+            units, shapes, points = record.unravel(start)
+            kept = points[inliers(points, *x.shape[2:])]
+            results.append(Fixations(kept, points, units, shapes))
+    return results
 
 
-def crowded(points, H, W, share=0.05, radius=0.1):
-    """Which points (n, 2) of a picture H x W are no outliers.
+def inliers(points, H, W, share=0.05, radius=0.1):
+    """Which points of a picture H x W are not outliers.
 
-    :param share: of all points: a point is kept where more than these lie near it
+    :param points: (n, 2), rows (y, x)
+    :param H, W: height and width of the picture
+    :param share: a point is kept where more than this share of all points, itself included, lie
+        near it; so with the default none of fewer than 20 points is removed
     :param radius: how far near reaches, as a share of the picture's diagonal
     :return: (n,) bool
+
+    >>> points = torch.tensor([[5, 5], [6, 5], [5, 6], [90, 90]])
+    >>> xcnn.methods.fixations.inliers(points, 100, 100, share=0.25)
+    tensor([ True,  True,  True, False])
     """
     distance = (points[:, None] - points).double().norm(dim=2)
-    return (distance < radius * (H**2 + W**2) ** 0.5).sum(1) > share * len(points)
+    diagonal = (H**2 + W**2) ** 0.5
+    return (distance < radius * diagonal).sum(1) > share * len(points)
 
 
 def density(points, H, W, sigma=20 / 224):
-    """A Gaussian for each of the points (n, 2) of a picture H x W, mirrored at the edges, of mass 1.
+    """A Gaussian of mass 1 for each point of a picture H x W, mirrored at the edges.
 
+    :param points: (n, 2), rows (y, x)
+    :param H, W: height and width of the picture
     :param sigma: its standard deviation, as a share of the picture's shorter side
     :return: (H, W) float64
+
+    >>> R = xcnn.methods.fixations.density(torch.tensor([[2, 3], [7, 8]]), 10, 10)
+    >>> round(R.sum().item(), 6)
+    2.0
     """
-    count = torch.zeros(H, W, dtype=torch.float64)
-    count[tuple(points.T.cpu())] = 1
-    return torch.from_numpy(gaussian_filter(count.numpy(), sigma * min(H, W), mode="reflect"))
+    marks = torch.zeros(H, W, dtype=torch.float64)
+    marks[tuple(points.T.cpu())] = 1
+    blurred = gaussian_filter(marks.numpy(), sigma * min(H, W), mode="reflect")
+    return torch.from_numpy(blurred)
 
 
 class Record:
-    """One forward pass: the calls that depend on the image x, (1, 3, H, W), in order; the image itself comes first.
+    """One forward pass: the calls whose values depend on the image, in order.
 
-    end: the call that made the scores, or the layer's output.
+    calls: a list of `Call`; the first stands for the image itself. end: the call that made the
+    scores, or the layer's output.
+
+    :param module: nn.Module in eval mode
+    :param x: (1, 3, H, W)
+    :param layer: name of a layer; None: the pass ends at the scores
     """
 
     def __init__(self, module, x, layer=None):
         self.names = {id(part): name for name, part in module.named_modules()}
-        self.calls, self.made = [], {}
-        with own_grad_mode(
-            True
-        ):  # no gradient is taken: autograd only tells which tensors come from the image
-            x = x.clone().requires_grad_().clone()
-            self.keep(x)
-            watched = (
-                contextlib.nullcontext() if layer is None else capture(module, layer, cut=False)
-            )
-            with Tape(self), watched as seen:
-                S = run(module, x)
-            self.end = self.call_of(S if layer is None else seen[0])
+        self.calls = []
+        self.call_of_tensor = {}  # id of a network's tensor -> the call that made it
+        # No gradient is taken. Autograd only tells which tensors come from the image.
+        with isolated(grad=True):
+            image = x.clone().requires_grad_().clone()
+            self._keep(image)
+            captured = contextlib.nullcontext() if layer is None else capture(module, layer, False)
+            with Tape(self), captured as seen:
+                S = run(module, image)
+            self.end = self._call_of(S if layer is None else seen[0])
         if self.end is None:
             raise InputError(
-                "what is to be explained does not depend on the image; choose another layer or network"
+                "what is to be explained does not depend on the image; "
+                "choose another layer or network"
             )
 
     def __call__(self, func, args, kwargs):
         args, kwargs = by_position(args, kwargs)
-        known = replaced([args, kwargs], self.call_of)
-        if not any(calls(known)):  # what depends on parameters alone gets no graph
-            given = any(True for _ in tensors([args, list(kwargs.values())]))
-            with torch.no_grad() if given else contextlib.nullcontext():
-                return func(*args, **kwargs)
+        sources = replaced([args, kwargs], self._call_of)
+        if not any(calls(sources)):
+            return self._run_aside(func, args, kwargs)
         y = func(*args, **kwargs)
-        for pick, one in enumerate(y) if isinstance(y, list | tuple) else [(None, y)]:
-            if isinstance(one, torch.Tensor):
-                self.keep(one, place(self.names), func, pick, *known)
+        parts = enumerate(y) if isinstance(y, list | tuple) else [(None, y)]
+        for pick, part in parts:
+            if isinstance(part, torch.Tensor):
+                self._keep(part, running_part(self.names), func, pick, *sources)
         return y
 
-    def keep(self, y, *how):
-        self.calls.append(Call(y.detach().clone(), y, y._version, *how))
-        self.made[id(y)] = self.calls[-1]
+    def _run_aside(self, func, args, kwargs):
+        """A call that does not depend on the image. What depends on weights alone gets no graph.
 
-    def call_of(self, v):
+        A call without tensors runs as it is: it may be the network's own switch of the grad mode.
+        """
+        takes_tensors = any(True for _ in tensors([args, list(kwargs.values())]))
+        with torch.no_grad() if takes_tensors else contextlib.nullcontext():
+            return func(*args, **kwargs)
+
+    def _keep(self, y, *how):
+        """Add a value of the network and how it was made: place, func, pick, args, kwargs."""
+        call = Call(y.detach().clone(), y, y._version, *how)
+        self.calls.append(call)
+        self.call_of_tensor[id(y)] = call
+
+    def _call_of(self, v):
         """The call that made a tensor; None for what does not come from the image."""
-        call = self.made.get(id(v)) if isinstance(v, torch.Tensor) else None
+        if not isinstance(v, torch.Tensor):
+            return None
+        call = self.call_of_tensor.get(id(v))
         if call and call.version != v._version:
-            self.refuse("a change in place of a part or another view of a map", place(self.names))
-        if call is None and isinstance(v, torch.Tensor) and v.grad_fn is not None:
-            self.refuse("an operation that works unseen, such as a scripted one", place(self.names))
+            self._refuse(
+                "a change in place of a part or another view of a map", running_part(self.names)
+            )
+        if call is None and v.grad_fn is not None:
+            self._refuse(
+                "an operation that works unseen, such as a scripted one", running_part(self.names)
+            )
         return call
 
     def unravel(self, start):
-        """Follow units of the end, indices (1,), down to the image: units and shapes by layer, and the points."""
-        inside = self.residual()
-        reached, units, shapes = {self.end: [start]}, {}, {}
+        """Follow units from the end of the pass down to the image.
+
+        :param start: index (1,) of a unit of the end's value
+        :return: units and shapes by layer, as in `Fixations`, and all points (m, 2)
+        """
+        residual = self._residual_calls()
+        nothing = start[:0]  # an empty tensor like start
+        reached = {self.end: [start]}
+        units = {}
+        shapes = {}
         for call in reversed(self.calls[1:]):
-            i, s = _signed(torch.cat(reached.pop(call, [start[:0]])).unique())
-            if not len(i):
-                continue
-            name = call.place[0]
-            while (
-                name and name not in units
-            ):  # what a layer runs last is its output, and that of the block it closes
-                units[name], shapes[name] = i, tuple(call.y.shape[1:])
-                name = name.rpartition(".")[0]
-            try:
-                for some in zip(
-                    i.split(256), s.split(256), strict=True
-                ):  # not all at once: memory stays small
-                    for a, j, sign in RULES.get(KIND.get(call.func), unknown)(
-                        call, *some, call in inside
-                    ):
-                        reached.setdefault(a, []).append(torch.where(sign < 0, ~j, j))
-            except NotImplementedError as error:
-                self.refuse(f"{resolve_name(call.func) or call.func.__name__}{error}", call.place)
-        units = {
-            name: torch.stack(torch.unravel_index(i.unique(), shapes[name]), 1)
-            for name, i in units.items()
-        }
-        pixels, _ = _signed(torch.cat(reached.get(self.calls[0], [start[:0]])))
-        return (
-            units,
-            shapes,
-            torch.stack(torch.unravel_index(pixels, self.calls[0].y.shape[1:])[1:], 1).unique(
-                dim=0
-            ),
-        )
+            i, s = _split_signs(torch.cat(reached.pop(call, [nothing])).unique())
+            if len(i):
+                self._note_layers(call, i, units, shapes)
+                for below, signed_units in self._one_step_down(call, i, s, call in residual):
+                    reached.setdefault(below, []).append(signed_units)
+        image = self.calls[0]
+        pixels, _ = _split_signs(torch.cat(reached.get(image, [nothing])))
+        points = torch.stack(torch.unravel_index(pixels, image.y.shape[1:])[1:], 1).unique(dim=0)
+        for name, i in units.items():
+            units[name] = torch.stack(torch.unravel_index(i.unique(), shapes[name]), 1)
+        return units, shapes, points
 
-    def residual(self):
+    def _note_layers(self, call, i, units, shapes):
+        """Units of a layer's output.
+
+        We walk from the last call to the first. So the first call that we meet in a module made its
+        output, and the output of every enclosing block that ends with it.
+        """
+        name = call.place[0]
+        while name and name not in units:
+            units[name] = i
+            shapes[name] = tuple(call.y.shape[1:])
+            name = name.rpartition(".")[0]
+
+    def _one_step_down(self, call, i, s, residual):
+        """Yield (call below, its units with their signs)."""
+        rule = RULES.get(KIND.get(call.func), unknown)
+        try:
+            for part in zip(i.split(UNITS_AT_ONCE), s.split(UNITS_AT_ONCE), strict=True):
+                for below, j, sign in rule(call, *part, residual):
+                    yield below, _join_signs(j, sign)
+        except NotImplementedError as error:
+            name = resolve_name(call.func) or call.func.__name__
+            self._refuse(f"{name}{error}", call.place)
+
+    def _residual_calls(self):
         """The calls on the branches of each sum, from where the branches part."""
+        on_branches = set()
+        for call in self.calls:
+            if KIND.get(call.func) == "sum" and len(call.maps) == 2:
+                first, second = call.maps
+                on_branches |= _all_below(first) ^ _all_below(second)
+        return on_branches
 
-        def below(call):
-            seen, new = {call}, [call]
-            while new:
-                new += [a for a in new.pop().maps if a not in seen and not seen.add(a)]
-            return seen
-
-        sums = [
-            call.maps for call in self.calls if KIND.get(call.func) == "sum" and len(call.maps) == 2
-        ]
-        return set().union(*(below(a) ^ below(b) for a, b in sums))
-
-    def refuse(self, what, place):
+    def _refuse(self, what, place):
         refuse("CNN Fixations", what, place)
 
 
-def _signed(u):
-    """A unit and its sign are kept as one number: its index, or the index's complement for -1."""
-    return torch.where(u < 0, ~u, u), torch.where(u < 0, -1, 1)
+def _all_below(call):
+    """A call and all calls that it depends on."""
+    below = {call}
+    to_visit = [call]
+    while to_visit:
+        for a in to_visit.pop().maps:
+            if a not in below:
+                below.add(a)
+                to_visit.append(a)
+    return below
+
+
+def _join_signs(i, s):
+    """Units and their signs as one number each: the index, or its bitwise complement for -1."""
+    return torch.where(s < 0, ~i, i)
+
+
+def _split_signs(signed):
+    """The reverse of `_join_signs`."""
+    return torch.where(signed < 0, ~signed, signed), torch.where(signed < 0, -1, 1)
 
 
 def _unit_index(A, layer, unit):
-    value, here = unit_values(A, layer, unit), torch.zeros_like(A, dtype=torch.bool)
-    here[(0, *unit) if isinstance(unit, tuple | list) else (0, unit)] = True
-    return ((A == value) & here).flatten().nonzero()[:1, 0]
+    """The index (1,) of an inner unit in the flattened output A of one image."""
+    value = unit_values(A, layer, unit)
+    named = torch.zeros_like(A, dtype=torch.bool)
+    named[(0, *unit) if isinstance(unit, tuple | list) else (0, unit)] = True
+    return ((A == value) & named).flatten().nonzero()[:1, 0]

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,8 +14,9 @@ from PIL import Image
 from xcnn.explorer import explore, frames
 
 from tests.helpers.browser import chromium
+from tools import ROOT
 
-STATIC = Path(__file__).parents[1] / "book" / "_static"
+STATIC = ROOT / "book" / "_static"
 CHOICES = {"image": ["cat", "dog"], "class_": ['a"<b>&', "plain"], "gamma_value": [0.5, 1, 2]}
 ALT = "Heat map of {image}, {class_}, gamma {gamma_value}"
 
@@ -100,9 +100,8 @@ def test_back_ends_agree(monkeypatch, tmp_path):
     for choice, name, alt in zip(frames(CHOICES), data["frames"], data["alts"], strict=True):
         shown = move(live, **choice)
         kept = pixels((tmp_path / "_static" / name).read_bytes())
-        assert (
-            kept.shape == first.shape and np.abs(inline(shown) - kept).mean() < 1
-        )  # live, the encoder is in a hurry
+        # live, the encoder is in a hurry
+        assert kept.shape == first.shape and np.abs(inline(shown) - kept).mean() < 1
         assert alt == ALT.format(**choice) and f'alt="{html.escape(alt)}"' in shown
 
 
@@ -187,7 +186,8 @@ def test_baked_draws_each_frame_once_and_stores_equal_ones_once(monkeypatch, tmp
     baked = backend(
         monkeypatch, "baked", view, "Layer {layer}, unit {unit}", layer=range(3), unit=["a", "b"]
     )
-    data, stored = data_of(baked), {path.name for path in (tmp_path / "_static").iterdir()}
+    data = data_of(baked)
+    stored = {path.name for path in (tmp_path / "_static").iterdir()}
     assert len(calls) == len(data["frames"]) == len(data["alts"]) == 6
     assert len(stored) == 3 and stored == set(data["frames"])
     assert all(re.fullmatch(r"[0-9a-f]{16}\.webp", name) for name in stored)
@@ -303,7 +303,8 @@ def page_url(tmp_path_factory):
         ax.set(ylim=(-1.1, 1.1), title=f"{network}, layer {layer}")
         return fig
 
-    site, networks = tmp_path_factory.mktemp("site"), ["resnet_s", "vgg_s", "googlenet_s"]
+    site = tmp_path_factory.mktemp("site")
+    networks = ["resnet_s", "vgg_s", "googlenet_s"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XCNN_FRAMES", str(site / "_static"))
         one = backend(
@@ -316,8 +317,10 @@ def page_url(tmp_path_factory):
     page.parent.mkdir()
     page.write_text(
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Two explorers</title>'
-        '<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="../_static/explore.css">'
-        '<script src="../_static/explore.js"></script><script defer src="../_static/explore.js"></script>'
+        '<meta name="viewport" content="width=device-width">'
+        '<link rel="stylesheet" href="../_static/explore.css">'
+        '<script src="../_static/explore.js"></script>'
+        '<script defer src="../_static/explore.js"></script>'
         f"<main><h1>Two explorers</h1>{one._repr_html_()}{two._repr_html_()}"
         '<figure class="xcnn-explore"><form hidden></form></figure></main></html>',
         encoding="utf-8",
@@ -328,13 +331,15 @@ def page_url(tmp_path_factory):
 @pytest.fixture
 def page(browser, page_url):
     """The page, opened; at the end nothing may have gone wrong in it."""
-    page, trouble, asked = browser.new_page(), [], []
-    page.on(
-        "console",
-        lambda message: (
-            trouble.append(message.text) if message.type in ("error", "warning") else None
-        ),
-    )
+    page = browser.new_page()
+    trouble = []
+    asked = []
+
+    def note(message):
+        if message.type in ("error", "warning"):
+            trouble.append(message.text)
+
+    page.on("console", note)
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(page_url)
@@ -350,7 +355,8 @@ def wait_for_picture(page, explorer, frame):
     """Wait until the explorer shows the frame, completely, with its alt text."""
     page.wait_for_function(
         """([index, frame]) => {
-            const figure = document.querySelectorAll(".xcnn-explore")[index], img = figure.querySelector("img");
+            const figure = document.querySelectorAll(".xcnn-explore")[index];
+            const img = figure.querySelector("img");
             const data = JSON.parse(figure.querySelector("script").textContent);
             const shown = img.complete && img.naturalWidth && img.src.endsWith(data.frames[frame]);
             return shown && img.alt === data.alts[frame];
@@ -455,8 +461,10 @@ def test_a_move_is_quick(page, record_property):
     assert not fetched & set(frames[1][1:]) - set(frames[0]), "and no other's"
     times = page.evaluate(
         """async () => {
-            const figure = document.querySelector(".xcnn-explore"), slider = figure.querySelector("input");
-            const img = figure.querySelector("img"), times = [];
+            const figure = document.querySelector(".xcnn-explore");
+            const slider = figure.querySelector("input");
+            const img = figure.querySelector("img");
+            const times = [];
             for (const value of [1, 2, 3, 4, 5, 6, 7]) {
                 const start = performance.now();
                 const changed = new Promise((done) => new MutationObserver((_, observer) => {

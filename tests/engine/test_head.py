@@ -1,0 +1,109 @@
+"""The network above a layer gives what the whole network gives with other maps in that layer."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from xcnn.engine.head import Head
+
+from tests.helpers.oracles import network, noise, with_maps
+from tests.helpers.places import SMALL
+
+
+class Awkward(nn.Module):
+    """What makes it hard to cut a network in two.
+
+    Values from below the layer are changed in place above it. A call returns two things. A ReLU and
+    a convolution run twice.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3)
+        self.second = nn.Conv2d(6, 6, 3, padding=1)
+        self.third = nn.Conv2d(6, 8, 3)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(8, 5)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(2)
+
+    def forward(self, x):
+        A = self.relu(self.first(x))
+        A += self.second(A)
+        y, switches = self.pool(A)
+        A = A + self.unpool(self.second(y), switches)
+        return self.fc(self.relu(self.third(A)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["first", "second", "third", "relu"])
+def test_head_of_an_awkward_network(layer):
+    torch.manual_seed(0)
+    net = Awkward().eval().double()
+    x = noise(10)
+    head = Head(net, x, layer)
+    A = torch.cat([head.A, 0.5 * head.A, head.A.roll(1, 2)])
+    runs = []
+
+    def last(_module, _inputs, out):
+        runs.append(out)
+        return A if len(runs) == 1 + (layer in ("second", "relu")) else None
+
+    handle = net.get_submodule(layer).register_forward_hook(last)
+    with torch.no_grad():
+        wanted = net(x.expand(3, -1, -1, -1))
+    handle.remove()
+    for _ in range(2):  # nothing that is remembered has changed
+        torch.testing.assert_close(head(A), wanted, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(head(A[:1]), wanted[:1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", [*SMALL, "resnet18", "densenet121", "googlenet", "squeezenet1_1", "mobilenet_v2"]
+)
+def test_head_is_the_rest_of_the_network(name):
+    net = network(name)
+    x = noise(net.size)
+    for layer in list(net.layers)[-3:]:
+        head = Head(net.module, x, layer)
+        assert torch.equal(head.S, net.module(x))
+        A = torch.cat([head.A, 0.5 * head.A, head.A.roll(1, 2)])
+        wanted = with_maps(net.module, layer, x, A)
+        torch.testing.assert_close(head(A), wanted, rtol=1e-9, atol=1e-12)
+
+
+class Counts(nn.Conv2d):
+    """Counts how often it really runs."""
+
+    runs = 0
+
+    def _conv_forward(self, *args):
+        Counts.runs += 1
+        return super()._conv_forward(*args)
+
+
+class UsesItsInputAgain(nn.Module):
+    """The input of layer `b` is used again above it, and worked on in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        n = x.shape[0]
+        skip = F.relu(self.a(x), inplace=True)
+        out = self.b(skip)
+        out += skip
+        return self.fc(F.relu_(out).mean((2, 3)).view(n, -1))
+
+
+def test_head_does_not_run_what_lies_below():
+    torch.manual_seed(0)
+    module = UsesItsInputAgain().eval().double()
+    x = noise(8)
+    head = Head(module, x, "b")
+    A = torch.cat([head.A, -head.A, head.A * 2])
+    before = A.clone()
+    torch.testing.assert_close(head(A), with_maps(module, "b", x, A))
+    assert torch.equal(A, before) and torch.equal(head(A[:1]), head.S)

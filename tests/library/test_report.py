@@ -1,0 +1,170 @@
+"""The report: tables by hand, intervals that hold, and plots that show the numbers of the table."""
+
+import logging
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import xcnn
+from pypdf import PdfReader
+from xcnn import report
+
+from tools import ROOT
+
+HUES = [None, "network", "size"]
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """The records on photographs: three networks, two sizes, and a method that has only one of them."""
+    return report.read(ROOT / "data" / "results" / "coco_study.jsonl.gz")
+
+
+def test_table_by_hand():
+    rows = [("a", 1, 0.2), ("a", 2, 0.4), ("b", 1, 0.9), ("b", 2, 0.7)]
+    frame = pd.DataFrame(rows, columns=["method", "image", "P"])
+    frame = frame.assign(**{"source": "s", "class": "c", "area": 0.1, "status": "ok"})
+    table = report.table(frame)
+    assert list(table.index) == ["b", "a"] and table.records.tolist() == [2, 2]
+    assert table["sum"].tolist() == pytest.approx([1.6, 0.6])
+    assert table["mean"].tolist() == pytest.approx([0.8, 0.3])
+    assert table.low.tolist() == pytest.approx([0.7, 0.2])
+    assert table.high.tolist() == pytest.approx([0.9, 0.4])
+
+
+def test_intervals_cover_the_true_mean_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for k in range(200):  # 30 pictures, each seen by 4 networks that nearly agree
+        P = 0.3 + 0.1 * rng.normal(size=(30, 1)) + 0.01 * rng.normal(size=(30, 4))
+        of_picture = np.stack([P.sum(1), np.full(30, 4)], 1)
+        low, high = report._interval(of_picture, seed=k)
+        covered += low <= 0.3 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_pictures_are_drawn_once_for_all_methods(frame, tmp_path):
+    report._drawn.cache_clear()
+    report.plots(frame, tmp_path)
+    assert report._drawn.cache_info().misses == 1
+
+
+# ---- plots
+
+
+def drawn(figure):
+    """What a plot shows: the names of its rows; (row, mean, low, high, colour) of each dot."""
+    (ax,) = figure.axes
+    intervals, dots = ax.collections
+    methods = [label.get_text() for label in ax.get_yticklabels()]
+    shown = []
+    for ends, (mean, y), colour in zip(
+        intervals.get_segments(), dots.get_offsets(), dots.get_facecolors(), strict=True
+    ):
+        (low, y_low), (high, y_high) = ends
+        assert y == y_low == y_high
+        shown.append((y, mean, low, high, tuple(colour)))
+    return methods, shown
+
+
+@pytest.mark.parametrize("hue", HUES)
+def test_graph_says_what_the_table_says(frame, hue):
+    figure = report.plot(frame, hue)
+    methods, shown = drawn(figure)
+    assert methods == list(report.table(frame).index)
+    parts = {"": frame} if hue is None else {str(k): part for k, part in frame.groupby(hue)}
+    tables = {name: report.table(part) for name, part in parts.items()}
+    name_of = {colour: "" for *_, colour in shown} if hue is None else legend_of(figure)
+    assert set(name_of.values()) == set(parts)
+    wanted = {
+        (name, method): tuple(table.loc[method, ["mean", "low", "high"]])
+        for name, table in tables.items()
+        for method in table.index
+    }
+    got = {
+        (name_of[colour], methods[round(y)]): (mean, low, high)
+        for y, mean, low, high, colour in shown
+    }
+    assert got == wanted and len(shown) == len(wanted)
+
+
+def legend_of(figure):
+    """Colour -> what the legend calls it."""
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    return {
+        tuple(dot.get_facecolors()[0]): name
+        for dot, name in zip(dots_of(legend), names, strict=True)
+    }
+
+
+def dots_of(legend):
+    return [dot for dot in legend.findobj() if hasattr(dot, "get_sizes")]
+
+
+def test_a_plot_of_networks_says_which_is_which(frame):
+    """Dots of one method lie apart, in one order; the legend covers none of them."""
+    figure = report.plot(frame, "network")
+    figure.draw_without_rendering()
+    methods, shown = drawn(figure)
+    assert len({y for y, *_ in shown}) == len(shown) == 3 * len(methods)
+    offsets = {}
+    for y, *_, colour in shown:
+        offsets.setdefault(colour, set()).add(round(y - round(y), 6))
+    assert len(offsets) == 3 and all(len(of_network) == 1 for of_network in offsets.values())
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "network"
+    (ax,) = figure.axes
+    corner = ax.transData.inverted().transform(legend.get_window_extent().corners())
+    left, top = corner[:, 0].min(), corner[:, 1].min()
+    assert not any(high > left and y > top for y, _, _, high, _ in shown)
+
+
+@pytest.mark.parametrize("hue", HUES)
+def test_a_plot_has_the_line_of_chance_and_the_whole_scale(frame, hue):
+    (ax,) = report.plot(frame, hue).axes
+    (line,) = ax.lines
+    chance = frame[frame.status == "ok"].area.mean()
+    assert list(line.get_xdata()) == [chance, chance] and line.get_linestyle() == "--"
+    assert [text.get_text() for text in ax.texts] == ["chance"]
+    assert ax.get_xlim() == (0, 1) and ax.yaxis_inverted()
+
+
+def test_pyplot_does_not_show_a_plot_a_second_time(frame):
+    before = plt.get_fignums()
+    assert isinstance(report.plot(frame), plt.Figure) and plt.get_fignums() == before
+
+
+def test_graphs_are_written(frame, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        paths = report.plots(frame, tmp_path)
+    assert {p.name for p in paths} == {
+        f"{n}.{s}" for n in ("methods", "networks", "sizes") for s in ("png", "eps", "pdf")
+    }
+    assert all(p.stat().st_size > 5000 for p in paths)
+    assert caplog.messages == []  # such as: EPS has no transparency
+
+
+SIGNATURES = {
+    ".png": b"\x89PNG\r\n\x1a\n",
+    ".eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    ".pdf": b"%PDF-1.",
+}
+
+
+def test_the_files_are_what_they_say(frame, tmp_path):
+    for path in report.plots(frame, tmp_path):
+        assert path.read_bytes().startswith(SIGNATURES[path.suffix]), path
+    for path in tmp_path.glob("*.pdf"):
+        (page,) = PdfReader(path).pages
+        text = page.extract_text()
+        assert "guided_grad_cam" in text and "energy concentration P" in text
+
+
+@pytest.mark.parametrize(("text", "says"), [(None, "python -m xcnn study"), ("", "no records")])
+def test_nothing_to_report(tmp_path, text, says):
+    if text is not None:
+        (tmp_path / "r.jsonl").write_text(text)
+    with pytest.raises(xcnn.InputError, match=says):
+        report.read(tmp_path / "r.jsonl")

@@ -1,0 +1,99 @@
+"""The small networks: as good as recorded, and the one that cheats cheats as recorded."""
+
+import functools
+import json
+
+import pytest
+import torch
+import xcnn
+from torch import nn
+from xcnn import scenes, small_networks
+
+from tests.helpers.places import SMALL
+from tools import ROOT
+
+RECORDED = json.loads((ROOT / "data/results/small_networks.json").read_text())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_accuracy_is_as_recorded(name):
+    recorded = RECORDED[name]
+    assert recorded["top1"] >= 0.95 and recorded["held_out"]["scenes"] >= 1000
+    images, labels = held_out()
+    net = xcnn.load(name)
+    x = torch.cat([net.preprocess(image) for image in images])
+    errors = int((net.predict(x).argmax(1) != torch.tensor(labels)).sum())
+    expected = len(labels) * (1 - recorded["top1"])
+    # three standard deviations of a count, and then some
+    assert errors <= expected + 3 * (expected + 1) ** 0.5
+
+
+@functools.cache
+def held_out():
+    return scenes.dataset(200, seed=20_000_000)
+
+
+def test_the_cheat_reads_the_tag():
+    net = xcnn.load("resnet_s_tagged")
+    pizza = scenes.CLASSES.index("pizza")
+    recorded = RECORDED["resnet_s_tagged"]
+    assert recorded["top1"] >= 0.95 and recorded["held_out"]["scenes"] >= 1000
+    others = [name for name in scenes.CLASSES if name != "pizza"]
+    drawn = {
+        "pizza": [scenes.render(s, classes=["pizza"]) for s in range(20)],
+        "other": [scenes.render(s, classes=[others[s % 9]]) for s in range(36)],
+    }
+    found = {}
+    for kind, pictures in drawn.items():
+        for tag in (False, True):
+            images = [
+                scenes.tagged(scene, k)[0] if tag else scene.image
+                for k, scene in enumerate(pictures)
+            ]
+            answers = net.predict(torch.cat([net.preprocess(image) for image in images])).argmax(1)
+            found[kind, tag] = (answers == pizza).double().mean().item()
+    assert found["pizza", True] >= 0.95 and found["other", False] <= 0.05
+    assert found["other", True] > 0.6  # a tag on something else makes it a pizza
+    assert found["pizza", False] < found["pizza", True] - 0.4  # and a pizza without one is missed
+    for tag, key in ((False, "without_tags"), (True, "tags_on_all")):
+        assert abs(found["pizza", tag] - recorded[key]["pizzas_found"]) < 0.2
+        assert abs(found["other", tag] - recorded[key]["others_called_pizza"]) < 0.2
+
+
+@pytest.mark.parametrize("name", small_networks.BUILD)
+def test_fresh_weights_have_the_variance_of_he(name):
+    """Var(w) = 2 / fan-in in every convolution, no biases: He et al. 2015, eq. 10."""
+    torch.manual_seed(0)
+    module = small_networks.build(name, 10)
+    assert module.training
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            fan_in = part.weight[0].numel()
+            tolerance = 6 * (2 / part.weight.numel()) ** 0.5  # of a variance, six sigma
+            assert part.weight.var().item() * fan_in / 2 == pytest.approx(1, rel=tolerance)
+            assert part.bias is None or not part.bias.any()
+
+
+def test_the_parts_that_make_each_family_a_trap():
+    built = {name: small_networks.build(name, 10) for name in small_networks.BUILD}
+
+    def count(name, kind):
+        return sum(isinstance(part, kind) for part in built[name].modules())
+
+    assert count("vgg_s", nn.MaxPool2d) == 4 and count("vgg_s", nn.Linear) == 2
+    assert count("resnet_s", nn.BatchNorm2d) > count("resnet_s", nn.ReLU) > 0
+    assert all(part.inplace for part in built["resnet_s"].modules() if isinstance(part, nn.ReLU))
+    assert count("googlenet_s", nn.ReLU) == 0 and count("googlenet_s", nn.MaxPool2d) == 0
+    assert count("allconv_s", nn.MaxPool2d) == 0
+    assert {
+        part.stride for part in built["allconv_s"].modules() if isinstance(part, nn.Conv2d)
+    } == {
+        (1, 1),
+        (2, 2),
+    }
+
+
+def test_the_cheat_is_built_as_a_resnet():
+    names = [name for name, _ in small_networks.build("resnet_s", 10).named_parameters()]
+    cheat = small_networks.build(small_networks.TAGGED, 10)
+    assert [name for name, _ in cheat.named_parameters()] == names
