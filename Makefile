@@ -63,7 +63,8 @@ models: $(BIN)/with-book
 	$(BIN)/python -m tools.data.train
 
 bench: $(BIN)/with-bench book
-	$(BIN)/python -m pytest tests/bench -s
+	@# Without this, torch's profiler writes two lines about itself for each map that it measures.
+	KINETO_LOG_LEVEL=99 $(BIN)/python -m pytest tests/bench -s
 
 study: $(BIN)/with-book weights
 	@test -d "$(COCO)/annotations" || \

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # for editors
     from .evaluate import energy_concentration
     from .explorer import explore
     from .loading import available, load
-    from .methods import *  # noqa: F403
+    from .methods import *
     from .networks import Network
 
 # Names are looked up when they are first used. So chapter 1 imports NumPy, and not PyTorch.

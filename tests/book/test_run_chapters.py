@@ -48,6 +48,7 @@ def test_a_kernel_that_dies_is_an_error(run, capfd):
 
 
 def test_a_failing_chapter_ends_with_a_sentence(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # `main` sets it, and it must not stay
     monkeypatch.setattr(run_chapters, "run", lambda paths: paths[:1])
     monkeypatch.setattr(run_chapters, "chapters", lambda: ["a.ipynb", "b.ipynb"])
     assert run_chapters.main() == "these chapters do not run: a.ipynb"  # status 1, by sys.exit

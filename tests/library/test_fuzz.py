@@ -1,4 +1,4 @@
-"""Whatever comes in, from the command line or in files: the right answer, or one line that says what is wrong."""
+"""Any input, from the command line or in files: a right answer, or one line on what is wrong."""
 
 import contextlib
 import copy
@@ -71,9 +71,14 @@ def encoded(picture, format):
     return stream.getvalue()
 
 
-FORMATS = {"PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"], "JPEG": ["L", "RGB", "CMYK"], "GIF": ["P", "L"],
-           "TIFF": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F"], "BMP": ["1", "L", "P", "RGB"],
-           "WEBP": ["RGB", "RGBA"]}  # fmt: skip
+FORMATS = {
+    "PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
+    "JPEG": ["L", "RGB", "CMYK"],
+    "GIF": ["P", "L"],
+    "TIFF": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F"],
+    "BMP": ["1", "L", "P", "RGB"],
+    "WEBP": ["RGB", "RGBA"],
+}
 any_format = st.sampled_from(
     [(format, mode) for format, modes in FORMATS.items() for mode in modes]
 )
@@ -107,9 +112,8 @@ def damaged(content, changes, cut):
 @given(any_format, damage, st.sampled_from([0, 0, 1, 9, 200, 2000]), st.booleans())
 def test_broken_pictures(kind, changes, cut, start):
     format, mode = kind
-    changes = (
-        [(at % 60, byte) for at, byte in changes] if start else changes
-    )  # in the header more goes wrong
+    if start:  # in the header more goes wrong
+        changes = [(at % 60, byte) for at, byte in changes]
     Path("picture").write_bytes(damaged(encoded(drawn(mode, 40, 30, 0), format), changes, cut))
     code, _, err = command("explain", "picture", "--out", "map.png", "--method", "gradient")
     answers(code, err, usage=False)
@@ -127,23 +131,33 @@ def test_a_picture_too_long_to_be_resized(size):
 # ---- options
 
 
+METHOD_NAMES = [name for name in METHODS if name != "lime"]  # which takes too long
+TARGETS = ["0", "9", "10", "-1", "--5", "clock", "-", "٣", "²", "9" * 30]
+LAYERS = ["layer3", "layer1.0", "fc", "features", "relu", "", "."]
+EXPLAIN_OPTIONS = {
+    "--method": st.sampled_from([*METHOD_NAMES, "gradcam", ""]) | text,
+    "--network": st.sampled_from([*SMALL, "resnet", ""]) | text,
+    "--target": st.sampled_from(TARGETS) | text,
+    "--layer": st.sampled_from(LAYERS) | text,
+    "--unit": st.sampled_from(["0", "3,2,1", "1,2", "-1", "1e3", "9" * 30, ","]) | text,
+    "--out": st.sampled_from(["map.png", "map", ".", "a/b.png", "é" * 200 + ".png", "map.jpg"]),
+}
+
+
+def some_of(data, options):
+    """Any of these options, with any of their values."""
+    return [
+        f"{name}={data.draw(values)}"
+        for name, values in options.items()
+        if data.draw(st.booleans())
+    ]
+
+
 @examples(30)
 @given(st.data())
 def test_explain_with_any_options(data):
     scenes.render(0).image.save("scene.png")
-    given = {
-        "--method": st.sampled_from([*(m for m in METHODS if m != "lime"), "gradcam", ""]) | text,
-        "--network": st.sampled_from([*SMALL, "resnet", ""]) | text,
-        "--target": st.sampled_from(["0", "9", "10", "-1", "--5", "clock", "-", "٣", "²", "9" * 30])
-        | text,
-        "--layer": st.sampled_from(["layer3", "layer1.0", "fc", "features", "relu", "", "."])
-        | text,
-        "--unit": st.sampled_from(["0", "3,2,1", "1,2", "-1", "1e3", "9" * 30, ","]) | text,
-        "--out": st.sampled_from(["map.png", "map", ".", "a/b.png", "é" * 200 + ".png", "map.jpg"]),
-    }
-    argv = [
-        f"{name}={data.draw(values)}" for name, values in given.items() if data.draw(st.booleans())
-    ]
+    argv = some_of(data, EXPLAIN_OPTIONS)
     code, out, err = command("explain", "scene.png", *argv)
     if answers(code, err):
         written = Path(out[-1].removeprefix("wrote "))
@@ -160,44 +174,44 @@ def test_a_layer_without_a_name_is_unknown(method):
 numbers = st.sampled_from(["1", "2", "0", "-1", "1.5", "x", "", "9" * 5000])
 
 
+QUICK = [
+    "--images=1",
+    "--networks=resnet_s",
+    "--sizes=48",
+    "--methods=gradient",
+    "--classes=clock",
+]
+CLASSES = ["clock", "pizza,clock", "clock,clock", "", ",", "piza"]
+SIZES = ["original", "48", "1", "0", "-3", "48,48", "", "big", "²"]
+STUDY_OPTIONS = {
+    "--classes": st.sampled_from(CLASSES) | text,
+    "--images": numbers,
+    "--seed": numbers,
+    "--networks": st.sampled_from(["resnet_s", "allconv_s,resnet_s", "vgg_s", "", ","]) | text,
+    "--sizes": st.sampled_from(SIZES) | text,
+    "--methods": st.sampled_from(["gradient", "cam", "gradient,cam", "", "gradient,gradient"])
+    | text,
+    "--out": st.sampled_from(["out", "taken", "taken/out", "é" * 300]),
+}
+
+
+def without_bar(lines):
+    """Lines of stderr without those of the bar that shows progress."""
+    return [
+        line for line in lines if line.strip() and "record/s" not in line and "?record" not in line
+    ]
+
+
 @examples(10)
 @given(st.data())
 def test_study_with_any_options(data):
-    given = {
-        "--classes": st.sampled_from(["clock", "pizza,clock", "clock,clock", "", ",", "piza"])
-        | text,
-        "--images": numbers,
-        "--seed": numbers,
-        "--networks": st.sampled_from(["resnet_s", "allconv_s,resnet_s", "vgg_s", "", ","]) | text,
-        "--sizes": st.sampled_from(["original", "48", "1", "0", "-3", "48,48", "", "big", "²"])
-        | text,
-        "--methods": st.sampled_from(["gradient", "cam", "gradient,cam", "", "gradient,gradient"])
-        | text,
-        "--out": st.sampled_from(["out", "taken", "taken/out", "é" * 300]),
-    }
-    Path("taken").write_text("a file")
-    quick = [
-        "--images=1",
-        "--networks=resnet_s",
-        "--sizes=48",
-        "--methods=gradient",
-        "--classes=clock",
-    ]
-    argv = [
-        f"{name}={data.draw(values)}" for name, values in given.items() if data.draw(st.booleans())
-    ]
+    argv = some_of(data, STUDY_OPTIONS)
+    out_option = argv.pop() if argv and argv[-1].startswith("--out") else "--out=out"
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        argv.append(
-            f"--out={folder}/{argv.pop().split('=')[1] if argv and argv[-1][:5] == '--out' else 'out'}"
-        )
         (Path(folder) / "taken").write_text("a file")
-        code, out, err = command("study", *quick, *argv)
-        err = [
-            line
-            for line in err
-            if "record/s" not in line and "?record" not in line and line.strip()
-        ]  # the bar
-        if answers(code, err):
+        argv.append(f"--out={folder}/{out_option.split('=')[1]}")
+        code, out, err = command("study", *QUICK, *argv)
+        if answers(code, without_bar(err)):
             frame = report.read(out[-1].split()[-1])
             assert report.table(frame).records.sum() == (frame.status == "ok").sum() > 0
             assert not frame.duplicated(list(study.KEY)).any()
@@ -210,6 +224,22 @@ def test_a_study_that_has_no_result_says_why():
     assert code == 2 and "no record has a result: CAM needs a head" in err[-1]
 
 
+RECORD = {
+    "source": "scenes",
+    "image": 0,
+    "class": "clock",
+    "network": "resnet_s",
+    "size": "48",
+    "method": "gradient",
+    "P": 0.5,
+    "E": 1.0,
+    "status": "ok",
+    "E_total": 2.0,
+    "area": 0.2,
+    "seconds": 0.1,
+}
+
+
 @examples(30)
 @given(
     st.sampled_from(["source", "image", "status", "P", "area", "method"]),
@@ -217,11 +247,11 @@ def test_a_study_that_has_no_result_says_why():
     damage,
 )
 def test_a_file_of_broken_records(key, value, changes):
-    """What a study finds in its file it believes only if it is whole."""
-    one = {"source": "scenes", "image": 0, "class": "clock", "network": "resnet_s", "size": "48", "method": "gradient",
-           "P": 0.5, "E": 1.0, "status": "ok", "E_total": 2.0, "area": 0.2, "seconds": 0.1}  # fmt: skip
-    broken = {k: v for k, v in one.items() if k != key} if value is None else one | {key: value}
-    lines = (json.dumps(one) + "\n" + json.dumps(broken) + "\n").encode()
+    """A study believes what is in its file only if it is whole."""
+    broken = RECORD | {key: value}
+    if value is None:
+        del broken[key]
+    lines = (json.dumps(RECORD) + "\n" + json.dumps(broken) + "\n").encode()
     Path("records.jsonl").write_bytes(damaged(lines, changes, 0))
     try:
         study.Log("records.jsonl").close()
@@ -245,6 +275,18 @@ def test_scenes_with_any_options(folder, n, seed):
 # ---- COCO folders
 
 
+def run_lengths(mask):
+    """The lengths of runs of 0s and 1s in turn, column by column, as COCO writes them."""
+    runs = [0]  # of 0s; it stays empty where the mask begins with a 1
+    last = 0
+    for value in mask.flatten(order="F").tolist():
+        if value != last:
+            runs.append(0)
+            last = value
+        runs[-1] += 1
+    return runs
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A small folder in which every kind of mask occurs, and its annotations."""
@@ -252,13 +294,7 @@ def good(tmp_path_factory):
     path = scenes.write(folder, 3, seed=11, count=2)
     data = json.loads(path.read_text())
     first, second, third = data["annotations"][:3]
-    runs, last = [], 0
-    for value in coco.Folder(folder).coco.annToMask(first).flatten(order="F").tolist() + [2]:
-        if value != last or not runs:
-            runs += [0] if value == 1 and not runs else []
-            runs, last = [*runs, 0], value
-        runs[-1] += 1
-    first["segmentation"]["counts"] = runs[:-1]
+    first["segmentation"]["counts"] = run_lengths(coco.Folder(folder).coco.annToMask(first))
     second["segmentation"] = [[10.5, 10, 100, 12, 90, 101.25], [1, 1, 9, 1, 9, 9, 1, 9]]
     third["iscrowd"] = 1
     return folder, data
@@ -268,41 +304,45 @@ def read(folder, data):
     """Everything that a folder holds; InputError is the only way to refuse."""
     path = folder / "annotations/instances.json"
     path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
-    opened, found, refused = coco.Folder(folder), {}, 0
+    opened = coco.Folder(folder)
+    masks = {}
+    refused = 0
     for name in opened.categories:
         for image in opened.ids(name):
             try:
-                picture, mask = opened.image(image), opened.mask(image, name)
+                picture = opened.image(image)
+                mask = opened.mask(image, name)
             except InputError:
                 refused += 1
                 continue
             assert mask.dtype == bool and picture.mode == "RGB" and picture.size == mask.shape[::-1]
-            found[name, image] = mask
-    return found, refused
+            masks[name, image] = mask
+    return masks, refused
 
 
 def test_every_kind_of_mask_is_read(good):
     folder, data = good
-    found, refused = read(folder, data)
-    assert refused == 0 and len(found) >= 5
-    first, second = data["annotations"][:2]
-    name = {c["id"]: c["name"] for c in data["categories"]}
-    truth = scenes.render(first["image_id"], count=2).mask(name[first["category_id"]])
-    assert (found[name[first["category_id"]], first["image_id"]] == truth).all()
-    outline = rle.decode(rle.merge(rle.frPyObjects(second["segmentation"], 128, 128))).astype(bool)
-    assert (
-        found[name[second["category_id"]], second["image_id"]] == outline
-    ).all() and outline.sum() > 3000
+    masks, refused = read(folder, data)
+    assert refused == 0 and len(masks) >= 5
+    names = {c["id"]: c["name"] for c in data["categories"]}
+    runs, polygons = data["annotations"][:2]
+    label = names[runs["category_id"]]
+    truth = scenes.render(runs["image_id"], count=2).mask(label)
+    assert (masks[label, runs["image_id"]] == truth).all()
+    outline = rle.decode(rle.merge(rle.frPyObjects(polygons["segmentation"], 128, 128)))
+    label = names[polygons["category_id"]]
+    assert (masks[label, polygons["image_id"]] == outline.astype(bool)).all()
+    assert outline.sum() > 3000
 
 
 def test_two_points_enclose_nothing(good):
-    """Four numbers first would be a box for pycocotools, which then takes the outline for one, too."""
+    """pycocotools reads four numbers that come first as a box, and then the outline as one, too."""
     folder, data = good
     data = copy.deepcopy(data)
     wanted, _ = read(folder, data)
     data["annotations"][1]["segmentation"].insert(0, [5, 5, 60, 60])
-    found, _ = read(folder, data)
-    assert all((found[case] == mask).all() for case, mask in wanted.items())
+    masks, _ = read(folder, data)
+    assert all((masks[case] == mask).all() for case, mask in wanted.items())
 
 
 junk = st.recursive(
@@ -315,13 +355,11 @@ junk = st.recursive(
 def places(value, path=()):
     """Every place in nested data, as the keys that lead there."""
     yield path
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value[:4])
-        if isinstance(value, list)
-        else ()
-    )
+    items = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value[:4])
     for key, inner in items:
         yield from places(inner, (*path, key))
 
@@ -344,11 +382,11 @@ def test_annotations_with_anything_anywhere(good, data):
             junk | st.sampled_from([inner[key], -1, 0, 2**31, 1e308, [], {}, "", True])
         )
     try:
-        found, _ = read(folder, broken)
+        masks, _ = read(folder, broken)
     except InputError:
         return
     wanted, _ = read(folder, true)
-    changed = [case for case in wanted.keys() & found.keys() if (wanted[case] != found[case]).any()]
+    changed = [case for case in wanted.keys() & masks.keys() if (wanted[case] != masks[case]).any()]
     assert len(changed) <= (2 if path[0] == "annotations" else 0)
 
 
@@ -360,16 +398,23 @@ def test_annotations_with_broken_bytes(good, changes, cut):
         read(folder, damaged(json.dumps(data).encode(), changes, cut))
 
 
+run_length_codes = st.fixed_dictionaries(
+    {
+        "size": st.sampled_from([[128, 128], [128], [1, 2**40]]),
+        "counts": text | junk | st.text("0123JQo`^~", max_size=40),
+    }
+)
+outlines = st.lists(st.lists(st.floats() | st.integers(-(2**70), 2**70), max_size=9), max_size=3)
+
+
 @examples(60)
-@given(segmentation=junk | st.fixed_dictionaries({"size": st.sampled_from([[128, 128], [128], [1, 2**40]]),
-                                                  "counts": text | junk | st.text("0123JQo`^~", max_size=40)})
-       | st.lists(st.lists(st.floats() | st.integers(-(2**70), 2**70), max_size=9), max_size=3))  # fmt: skip
+@given(segmentation=junk | run_length_codes | outlines)
 def test_masks_of_anything(good, segmentation):
     folder, data = good
     data = copy.deepcopy(data)
     data["annotations"][0]["segmentation"] = segmentation
-    found, refused = read(folder, data)
-    assert refused <= 1 and len(found) + refused >= 5
+    masks, refused = read(folder, data)
+    assert refused <= 1 and len(masks) + refused >= 5
 
 
 @examples(60)
@@ -393,7 +438,7 @@ def test_images_that_are_broken_or_others(good, tmp_path_factory, changes, cut, 
     picture = scenes.render(11, count=2).image.resize(size)
     try:
         path.write_bytes(damaged(encoded(picture, "PNG"), changes, cut))
-        found, refused = read(folder, data)
-        assert refused or (size == (128, 128) and len(found) >= 5)
+        masks, refused = read(folder, data)
+        assert refused or (size == (128, 128) and len(masks) >= 5)
     finally:
         path.write_bytes(kept)

@@ -1,4 +1,4 @@
-"""Memory stays flat, threads do not mix, and what precision and which device make no difference that matters."""
+"""Memory stays flat, threads do not mix, and precision and device change no more than rounding."""
 
 import contextlib
 import functools
@@ -26,12 +26,12 @@ class Small(nn.Module):
     def __init__(self, between=None):
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.b, self.c = (
-            nn.Conv2d(3, 16, 3, padding=1),
-            nn.Conv2d(16, 16, 3, padding=1),
-            nn.Conv2d(16, 16, 3),
-        )
-        self.norm, self.relu, self.fc = nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.Linear(16, 5)
+        self.a = nn.Conv2d(3, 16, 3, padding=1)
+        self.b = nn.Conv2d(16, 16, 3, padding=1)
+        self.c = nn.Conv2d(16, 16, 3)
+        self.norm = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(16, 5)
         self.between = between or nn.Identity()
         self.norm.running_var.uniform_(0.5, 2)
         self.eval()
@@ -55,25 +55,28 @@ def explain(method, net, x, target=3, **options):
 # ---- memory
 
 
+def held():
+    """How many tensors are alive, and how many bytes this process holds."""
+    gc.collect()
+    tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+    return tensors, psutil.Process().memory_info().rss
+
+
 def growth(work, times):
-    """After a warm-up: how many more tensors are alive, and how many more bytes this process holds."""
-
-    def now():
-        gc.collect()
-        return sum(
-            issubclass(type(one), torch.Tensor) for one in gc.get_objects()
-        ), psutil.Process().memory_info().rss
-
+    """After a warm-up: how many more tensors are alive, and how many more bytes are held."""
     for _ in range(2):
         work()
-    before = now()
+    before = held()
     for _ in range(times):
         work()
-    return [b - a for a, b in zip(before, now(), strict=True)]
+    return [b - a for a, b in zip(before, held(), strict=True)]
 
 
 def growth_alone(work, times):
-    """The same in a new process: in this one, what other tests have freed would be used again, and not be seen."""
+    """The same in a new process.
+
+    In this one, what other tests have freed would be used again, and not be seen.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(growth, (work, times))
 
@@ -90,9 +93,8 @@ def all_methods(net, x):
 def test_memory_stays_flat_over_five_hundred_explanations():
     tensors, bytes_ = growth_alone(functools.partial(all_methods, Small(), images(side=32)), 46)
     assert 46 * len(xcnn.METHODS) > 500 and tensors == 0
-    assert bytes_ < 46 * len(xcnn.METHODS) * MAP / 4, (
-        "a map kept by every fourth explanation would be more than this"
-    )
+    limit = 46 * len(xcnn.METHODS) * MAP / 4
+    assert bytes_ < limit, "a map kept by every fourth explanation would be more than this"
 
 
 def leak_of_map(net, x, kept):
@@ -104,8 +106,9 @@ def leak_of_graph(net, x, kept):
 
 
 def test_a_leak_is_seen():
-    """A tensor that is kept is counted; what a graph keeps is no Python object, and is seen in the bytes."""
-    net, x = Small(), images(side=32)
+    """A tensor that is kept is counted; what a graph keeps is seen in the bytes only."""
+    net = Small()
+    x = images(side=32)
     assert growth_alone(functools.partial(leak_of_map, net, x, []), 500)[0] == 500
     assert growth_alone(functools.partial(leak_of_graph, net, x, []), 500)[1] > 500 * MAP / 4
 
@@ -121,9 +124,8 @@ class Meet(nn.Module):
         self.barrier = threading.Barrier(2)
 
     def forward(self, x):
-        with contextlib.suppress(
-            threading.BrokenBarrierError
-        ):  # the other one has no more passes to make
+        # The barrier breaks where the other thread has no more passes to make.
+        with contextlib.suppress(threading.BrokenBarrierError):
             self.barrier.wait(0.2)
         return x
 
@@ -145,38 +147,51 @@ JOBS = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(range(len(JOBS)), 2)])
-def test_two_threads_do_not_mix(one, other):
+def run_all(threads):
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.combinations(range(len(JOBS)), 2)])
+def test_two_threads_do_not_mix(first, second):
     meet = Meet()
-    net, x, found = Small(meet).double(), images().double(), {}
+    net = Small(meet).double()
+    x = images().double()
     meet.barrier.abort()
-    wanted = {k: explain(JOBS[k][0], net, x, **JOBS[k][1]) for k in (one, other)}
+
+    def job(k):
+        method, options = JOBS[k]
+        return explain(method, net, x, **options)
+
+    wanted = {k: job(k) for k in (first, second)}
+    answers = {}
 
     def work(k):
         try:
-            found[k].append(explain(JOBS[k][0], net, x, **JOBS[k][1]))
+            answers[k].append(job(k))
         except Exception as error:
-            found[k].append(error)
+            answers[k].append(error)
 
     for _ in range(3):
         meet.barrier.reset()
-        found |= {one: [], other: []}
-        threads = [threading.Thread(target=work, args=(k,)) for k in (one, other)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for k in (one, other):
-            (R,) = found[k]
+        answers |= {first: [], second: []}
+        run_all([threading.Thread(target=work, args=(k,)) for k in (first, second)])
+        for k in (first, second):
+            (R,) = answers[k]
             assert isinstance(R, torch.Tensor) and torch.equal(R, wanted[k]), (JOBS[k], R)
     assert not any(part._forward_hooks for part in net.modules())
 
 
 def test_many_threads_kept_busy():
-    """Nothing is told to meet: threads are switched as often as can be, and each repeats its job."""
-    net, x = Small().double(), images().double()
+    """Nothing is told to meet: threads switch as often as can be, and each repeats its job."""
+    net = Small().double()
+    x = images().double()
     wanted = [explain(method, net, x, **options) for method, options in JOBS]
-    start, wrong, interval = threading.Barrier(len(JOBS)), [], sys.getswitchinterval()
+    start = threading.Barrier(len(JOBS))
+    wrong = []
+    interval = sys.getswitchinterval()
 
     def work(k):
         method, options = JOBS[k]
@@ -188,13 +203,9 @@ def test_many_threads_kept_busy():
             except Exception as error:
                 wrong.append((JOBS[k], error))
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(JOBS))]
     try:
         sys.setswitchinterval(1e-5)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_all([threading.Thread(target=work, args=(k,)) for k in range(len(JOBS))])
     finally:
         sys.setswitchinterval(interval)
     assert not wrong
@@ -202,17 +213,14 @@ def test_many_threads_kept_busy():
 
 def test_threads_that_load_a_network_at_once_get_the_same():
     xcnn.load.cache_clear()
-    start, nets = threading.Barrier(4), []
+    start = threading.Barrier(4)
+    nets = []
 
     def work():
         start.wait(60)
         nets.append(xcnn.load("resnet_s"))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_all([threading.Thread(target=work) for _ in range(4)])
     assert len(nets) == 4 and len(set(map(id, nets))) == 1
 
 
@@ -222,11 +230,13 @@ def test_threads_that_load_a_network_at_once_get_the_same():
 @pytest.mark.parametrize("method", xcnn.METHODS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
 def test_half_precision(method, dtype, tolerance):
-    """The whole map's error, as a share of its size: weights and pixels themselves are rounded to 2^-11 or 2^-8."""
+    """The whole map's error, as a share of its size.
+
+    Weights and pixels themselves are rounded to 2^-11 or 2^-8.
+    """
     if method == "cnn_fixations":
-        tolerance *= (
-            2  # where two units contribute nearly the same, rounding decides which is followed
-        )
+        # Where two units contribute nearly the same, rounding decides which is followed.
+        tolerance *= 2
     wanted = explain(method, Small(), images(2))
     R = explain(method, Small().to(dtype), images(2).to(dtype))
     assert R.dtype == dtype and R.shape == wanted.shape and wanted.abs().max() > 0

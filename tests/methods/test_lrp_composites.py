@@ -1,4 +1,4 @@
-"""Which rule each layer gets: composites against zennit's, rules by a function, their parameters."""
+"""Which rule each layer gets: composites against zennit's, rules by a function, parameters."""
 
 import copy
 import itertools

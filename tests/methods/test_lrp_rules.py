@@ -8,7 +8,6 @@ import captum.attr
 import pytest
 import torch
 import torch.nn.functional as F
-import xcnn
 from torch import nn
 from xcnn.methods.lrp import lrp
 from xcnn.methods.lrp_composites import COMPOSITES
@@ -180,7 +179,7 @@ def test_captums_alpha1_beta0_is_wrong_where_inputs_are_negative():
     "name", ["vgg_s", "googlenet_s", "allconv_s", "resnet18", "googlenet", "densenet121"]
 )
 def test_alpha_beta_conserves_where_units_have_contributions_of_both_signs(name):
-    """Elsewhere (9 inputs, most of them 0) eq. 60 hands down alpha R or -beta R; zennit does, too."""
+    """Elsewhere (9 inputs, most of them 0) eq. 60, and zennit, hand down alpha R or -beta R."""
     module = without_biases(network(name).module)
     x = images(name)[:1]
     S_c = module(x)[:, 4].detach()
@@ -201,7 +200,7 @@ def test_epsilon_is_gradient_times_input_with_batch_norm_and_biases_too(name):
     net = network(name)
     x = images(name)[:1]
     R = lrp(net, x, 4, "epsilon", epsilon=1e-10)
-    assert_near(R, xcnn.gradient(net, x, 4) * x, 1e-3)
+    assert_near(R, gradient_times_input(net, x, 4), 1e-3)
     assert (R.sum() / net.module(x)[0, 4] - 1).abs() > 1e-3
 
 
@@ -277,7 +276,7 @@ def test_batch_norm_becomes_part_of_the_layer_before_it(rule):
 
 
 def test_batch_norm_on_its_own_is_a_layer_of_one_weight_per_channel():
-    """z = w v + b: with gamma and z+ as for any layer. Alpha-beta, which would double R, takes z+."""
+    """z = w v + b: with gamma and z+ as for any layer. Alpha-beta would double R, and takes z+."""
     torch.manual_seed(0)
     x = batch(8, 2)
     norm = any_norm(4)

@@ -11,8 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from xcnn import InputError
+from xcnn.methods import PIXEL_METHODS
 
-from tests.helpers.oracles import COLOURED, HIGH, LOW, assert_near, examples, state, with_maps
+from tests.helpers.oracles import HIGH, LOW, assert_near, examples, state, with_maps
 from tests.helpers.rewritten import RuleReLU
 
 QUICK = {"lime": {"samples": 12, "segments": 6}, "shap_cam": {"samples": 8}}
@@ -21,7 +22,7 @@ HEADS = ["average, linear", "class maps, average", "flat, linear"]
 
 
 class ByFunction(nn.Module):
-    """A ReLU that is no ReLU module."""
+    """A ReLU that is not a ReLU module."""
 
     def __init__(self, f):
         super().__init__()
@@ -34,7 +35,8 @@ class ByFunction(nn.Module):
 class Skip(nn.Module):
     def __init__(self, inner, in_place):
         super().__init__()
-        self.inner, self.in_place = inner, in_place
+        self.inner = inner
+        self.in_place = in_place
 
     def forward(self, x):
         y = self.inner(x)
@@ -81,130 +83,164 @@ class Head(nn.Module):
 
 
 class Net(nn.Module):
-    """What a plan says. rule: every ReLU is replaced by one that holds this rule in its own backward pass.
+    """What a plan says.
 
-    features: a Sequential of stages. last: (C, h, w) of what it puts out. size: (H, W) of the images.
+    features: a Sequential of stages. last: (C, h, w) of what it puts out. size: (H, W) of the
+    images.
+
+    :param plan: (size, stages, head, last, bias, seed), see `plans`; a stage is (kind, channels in,
+        channels out, whether a batch norm follows, spelling of its ReLU, options of its layer)
+    :param rule: every ReLU is replaced by one that holds this rule in its own backward pass
     """
 
     def __init__(self, plan, rule=None):
         super().__init__()
-        self.size, stages, head, self.last, bias, seed = plan
+        self.size, stages, head, self.last, self.biased, seed = plan
         torch.manual_seed(seed)
+        self.rule = rule
         self.shared = RuleReLU(rule) if rule else nn.ReLU(inplace=True)
-
-        def relu(how):
-            if how == "shared":
-                return self.shared
-            if rule and how != "none":
-                return RuleReLU(rule, 6.0 if how == "relu6" else 1e30)
-            spelled = {
-                "module": nn.ReLU(),
-                "in place": nn.ReLU(inplace=True),
-                "function": ByFunction(F.relu),
-                "method in place": ByFunction(torch.Tensor.relu_),
-                "relu6": nn.ReLU6(),
-                "none": nn.Identity(),
-            }
-            return spelled[how]
-
-        def conv(c, d, kernel_size, norm, **options):
-            return nn.Sequential(
-                nn.Conv2d(c, d, kernel_size, bias=bias, **options),
-                nn.BatchNorm2d(d) if norm else nn.Identity(),
-            )
-
-        def body(kind, c, d, norm, how, options):
-            if kind == "skip":
-                inner = [conv(c, c, 3, norm, padding=1), relu(how), conv(c, c, 3, norm, padding=1)]
-                return Skip(nn.Sequential(*inner), **options)
-            if kind == "cat":
-                return Cat(conv(c, d // 2, 1, norm), conv(c, d // 2, 3, norm, padding=1))
-            if kind == "split":
-                return Split(conv(c // 2, c // 2, 3, norm, padding=1))
-            if kind == "conv":
-                return conv(c, d, norm=norm, **options)
-            return getattr(nn, kind)(**options)
-
-        self.features = nn.Sequential(
-            *[nn.Sequential(body(*stage), relu(stage[4])) for stage in stages]
-        )
-        self.head = Head(head, *self.last, bias)
+        self.features = nn.Sequential(*[self.stage(*stage) for stage in stages])
+        self.head = Head(head, *self.last, self.biased)
         for part in self.modules():
-            if isinstance(part, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(part.weight)
-            if isinstance(part, nn.BatchNorm2d):
-                nn.init.normal_(part.weight)  # of both signs
-                part.running_var.uniform_(0.5, 2)
-            if bias and getattr(part, "bias", None) is not None:
-                nn.init.normal_(part.bias, std=0.2)
-                if isinstance(part, nn.BatchNorm2d):
-                    part.running_mean.normal_(std=0.3)
+            self.draw(part)
         self.double().eval()
 
     def forward(self, x):
         return self.head(self.features(x))
 
+    def stage(self, kind, c, d, norm, spelling, options):
+        body = self.body(kind, c, d, norm, spelling, options)
+        return nn.Sequential(body, self.relu(spelling))
+
+    def body(self, kind, c, d, norm, spelling, options):
+        if kind == "skip":
+            first = self.conv(c, c, 3, norm, padding=1)
+            inner = [first, self.relu(spelling), self.conv(c, c, 3, norm, padding=1)]
+            return Skip(nn.Sequential(*inner), **options)
+        if kind == "cat":
+            return Cat(self.conv(c, d // 2, 1, norm), self.conv(c, d // 2, 3, norm, padding=1))
+        if kind == "split":
+            return Split(self.conv(c // 2, c // 2, 3, norm, padding=1))
+        if kind == "conv":
+            return self.conv(c, d, norm=norm, **options)
+        return getattr(nn, kind)(**options)
+
+    def conv(self, c, d, kernel_size, norm, **options):
+        return nn.Sequential(
+            nn.Conv2d(c, d, kernel_size, bias=self.biased, **options),
+            nn.BatchNorm2d(d) if norm else nn.Identity(),
+        )
+
+    def relu(self, spelling):
+        if spelling == "shared":
+            return self.shared
+        if self.rule and spelling != "none":
+            return RuleReLU(self.rule, 6.0 if spelling == "relu6" else 1e30)
+        spelled = {
+            "module": nn.ReLU(),
+            "in place": nn.ReLU(inplace=True),
+            "function": ByFunction(F.relu),
+            "method in place": ByFunction(torch.Tensor.relu_),
+            "relu6": nn.ReLU6(),
+            "none": nn.Identity(),
+        }
+        return spelled[spelling]
+
+    def draw(self, part):
+        """Weights and statistics that keep the maps alive."""
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight)
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight)  # of both signs
+            part.running_var.uniform_(0.5, 2)
+        if self.biased and getattr(part, "bias", None) is not None:
+            nn.init.normal_(part.bias, std=0.2)
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.normal_(std=0.3)
+
+
+KINDS = [
+    "conv",
+    "skip",
+    "cat",
+    "split",
+    "MaxPool2d",
+    "AvgPool2d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+]
+
+
+class Draws:
+    """Stages drawn one after the other, with the sizes that they lead to."""
+
+    def __init__(self, draw, h, w):
+        self.draw = draw
+        self.h = h
+        self.w = w
+
+    def one_of(self, *values):
+        return self.draw(st.sampled_from(values))
+
+    def stage(self, kind, c, relus):
+        """A stage of this kind for c channels, as in `Net`."""
+        d, options = self.channels_and_options(kind, c)
+        if "stride" in options:
+            self.h, self.w = (self.side_after(n, options) for n in (self.h, self.w))
+        return kind, c, d, self.one_of(False, True), self.one_of(*relus), options
+
+    def channels_and_options(self, kind, c):
+        if kind == "conv":
+            d = self.one_of(4, 6, 8)
+            kernel = self.kernel(1, 3, 5)
+            groups = self.one_of(*(g for g in (1, 2, 3) if c % g == d % g == 0))
+            return d, self.window(kernel) | {"groups": groups}
+        if kind == "skip":
+            return c, {"in_place": self.one_of(False, True)}
+        if kind == "cat":
+            return self.one_of(4, 8), {}
+        if kind.startswith("Adaptive"):
+            self.h, self.w = (self.one_of(*range(1, n + 1)) for n in (self.h, self.w))
+            return c, {"output_size": (self.h, self.w)}
+        if kind == "split":
+            return c, {}
+        return c, self.window(self.kernel(1, 2, 3))
+
+    def kernel(self, *sizes):
+        return self.one_of(*(size for size in sizes if size <= min(self.h, self.w)))
+
+    def window(self, kernel):
+        return {
+            "kernel_size": kernel,
+            "stride": self.one_of(1, 2),
+            "padding": self.one_of(*range(kernel // 2 + 1)),
+        }
+
+    @staticmethod
+    def side_after(n, options):
+        return (n + 2 * options["padding"] - options["kernel_size"]) // options["stride"] + 1
+
 
 @st.composite
 def plans(draw, relus=RELUS, heads=HEADS, bias=None, deepest=6):
     """A plan for `Net`: sizes fit together, so that every network drawn runs."""
-    kinds = [
-        "conv",
-        "skip",
-        "cat",
-        "split",
-        "MaxPool2d",
-        "AvgPool2d",
-        "AdaptiveAvgPool2d",
-        "AdaptiveMaxPool2d",
-    ]
-    one_of = lambda *values: draw(st.sampled_from(values))  # noqa: E731
-    size = h, w = draw(st.integers(7, 19)), draw(st.integers(7, 19))
-    stages, c = [], 3
+    size = draw(st.integers(7, 19)), draw(st.integers(7, 19))
+    draws = Draws(draw, *size)
+    stages = []
+    c = 3
     for number in range(draw(st.integers(1, deepest))):
-        kind, d, options = one_of(*kinds) if number else "conv", c, {}
-        if kind == "conv":
-            d, k = one_of(4, 6, 8), one_of(*(k for k in (1, 3, 5) if k <= min(h, w)))
-            groups = one_of(*(g for g in (1, 2, 3) if c % g == d % g == 0))
-            options = {
-                "kernel_size": k,
-                "stride": one_of(1, 2),
-                "padding": one_of(*range(k // 2 + 1)),
-                "groups": groups,
-            }
-        elif kind == "skip":
-            options = {"in_place": one_of(False, True)}
-        elif kind == "cat":
-            d = one_of(4, 8)
-        elif kind.startswith("Adaptive"):
-            h, w = one_of(*range(1, h + 1)), one_of(*range(1, w + 1))
-            options = {"output_size": (h, w)}
-        elif kind != "split":
-            k = one_of(*(k for k in (1, 2, 3) if k <= min(h, w)))
-            options = {
-                "kernel_size": k,
-                "stride": one_of(1, 2),
-                "padding": one_of(*range(k // 2 + 1)),
-            }
-        if "stride" in options:
-            h, w = ((n + 2 * options["padding"] - k) // options["stride"] + 1 for n in (h, w))
-        stages.append((kind, c, d, one_of(False, True), one_of(*relus), options))
-        c = d
-    return (
-        size,
-        stages,
-        one_of(*heads),
-        (c, h, w),
-        one_of(True, False) if bias is None else bias,
-        draw(st.integers(0, 99)),
-    )
+        kind = draws.one_of(*KINDS) if number else "conv"
+        stages.append(draws.stage(kind, c, relus))
+        c = stages[-1][2]
+    head = draws.one_of(*heads)
+    bias = draws.one_of(True, False) if bias is None else bias
+    return size, stages, head, (c, draws.h, draws.w), bias, draw(st.integers(0, 99))
 
 
 def images(net, n=2, seed=0):
     """Normalised pixels, all within the bounds of pixels."""
-    x = torch.rand(
-        n, 3, *net.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 3, *net.size, dtype=torch.float64, generator=generator)
     return LOW + x * (HIGH - LOW)
 
 
@@ -212,6 +248,12 @@ def explain(method, net, x, target=None, **options):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*has no ReLU")  # some have none
         return xcnn.METHODS[method](net, x, target, **QUICK.get(method, {}) | options)
+
+
+def shapley_values(net, x, target, **options):
+    """Of one image."""
+    (values,) = xcnn.shap_cam_values(net, x, target, **QUICK["shap_cam"] | options)
+    return values
 
 
 def layers(net, at):
@@ -229,39 +271,38 @@ def layers(net, at):
 )
 def test_promises(method, plan, n, targets):
     net = Net(plan)
-    x, targets = images(net, n), targets and targets[:n]
+    x = images(net, n)
+    targets = targets and targets[:n]
     before = state(net, x)
     try:
         R = explain(method, net, x, targets)
     except InputError as error:
         assert state(net, x) == before
-        many = math.prod(net.last[1:]) > 1  # one position has no average to speak of
-        if method == "cam":
-            assert "CAM needs a head of global average pooling" in str(error) and (
-                plan[2] == HEADS[2] or not many
-            )
-        else:  # nothing but single positions
-            assert method in (
-                "grad_cam",
-                "guided_grad_cam",
-                "shap_cam",
-            ) and "no layer that puts out maps" in str(error)
-            assert all(
-                net.features[: k + 1](x)[0, 0].numel() == 1 for k in range(len(net.features))
-            )
+        assert_rightly_refused(method, net, x, str(error))
         return
-    assert R.shape == (n, 3 if method in COLOURED else 1, *net.size)
+    assert R.shape == (n, 3 if method in PIXEL_METHODS else 1, *net.size)
     assert R.dtype == torch.float64 and torch.isfinite(R).all() and not R.requires_grad
     assert state(net, x) == before
+    atol = 1e-9 * float(R.abs().max())
     for k in range(n):
         single = explain(method, net, x[k : k + 1], targets and targets[k])
-        torch.testing.assert_close(
-            single, R[k : k + 1], rtol=1e-6, atol=1e-9 * float(R.abs().max())
-        )
+        torch.testing.assert_close(single, R[k : k + 1], rtol=1e-6, atol=atol)
     assert explain(method, net.float(), x.float(), targets).dtype == torch.float32
     for parameter in net.parameters():
         parameter.data.zero_()
     assert (explain(method, net, x.float(), targets) == 0).all()
+
+
+def assert_rightly_refused(method, net, x, message):
+    if method == "cam":
+        assert "CAM needs a head of global average pooling" in message
+        many = math.prod(net.last[1:]) > 1  # one position has no average to speak of
+        assert net.head.kind == "flat, linear" or not many
+    else:  # nothing but single positions
+        assert method in ("grad_cam", "guided_grad_cam", "shap_cam")
+        assert "no layer that puts out maps" in message
+        outputs = (net.features[: k + 1](x) for k in range(len(net.features)))
+        assert all(A[0, 0].numel() == 1 for A in outputs)
 
 
 @examples(60)
@@ -272,16 +313,19 @@ def test_the_gradient_predicts_a_small_step(plan, c):
     v = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before, here, after = (net(x + step * v)[0, c] for step in (-1e-6, 0, 1e-6))
-    one, other = (here - before) / 1e-6, (after - here) / 1e-6
-    assume((one - other).abs() <= 1e-6 * one.abs() and one != 0)  # no kink within the step
-    torch.testing.assert_close((explain("gradient", net, x, c) * v).sum(), one, rtol=1e-5, atol=0)
+    slope = (here - before) / 1e-6
+    slope_after = (after - here) / 1e-6
+    no_kink_within = (slope - slope_after).abs() <= 1e-6 * slope.abs()
+    assume(no_kink_within and slope != 0)
+    torch.testing.assert_close((explain("gradient", net, x, c) * v).sum(), slope, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("method", ["gradient", "deconvnet", "guided_backprop"])
 @examples(40)
 @given(plans(), st.integers(0, 3))
 def test_rules_equal_a_network_rewritten_with_them(method, plan, c):
-    net, rewritten = Net(plan), Net(plan, method)
+    net = Net(plan)
+    rewritten = Net(plan, method)
     x = images(net).requires_grad_()
     (oracle,) = torch.autograd.grad(rewritten(x)[:, c].sum(), x)
     assume(oracle.abs().max() > 0)
@@ -298,9 +342,8 @@ def test_grad_cam_by_hand_at_any_layer(plan, c, at):
     (dA,) = torch.autograd.grad(above(A.clone())[:, c].sum(), A)
     L = torch.einsum("nkij,nkyx->nyx", dA, A.detach())[:, None] / A[0, 0].numel()
     for relu in (True, False):
-        wanted = F.interpolate(
-            L.relu() if relu else L, net.size, mode="bilinear", align_corners=False
-        )
+        wanted = L.relu() if relu else L
+        wanted = F.interpolate(wanted, net.size, mode="bilinear", align_corners=False)
         R = explain("grad_cam", net, x, c, layer=layer, relu=relu)
         torch.testing.assert_close(R, wanted, rtol=1e-9, atol=1e-12 * float(L.abs().max()))
 
@@ -309,17 +352,16 @@ def test_grad_cam_by_hand_at_any_layer(plan, c, at):
 @given(plans(), st.integers(0, 3))
 def test_cam_is_grad_cam_times_the_positions_and_for_no_other_head(plan, c):
     net = Net(plan)
-    x, P = images(net), math.prod(net.last[1:])
+    x = images(net)
+    P = math.prod(net.last[1:])
     assume(P > 1 and net.features(x).abs().max() > 0)
     if net.head.kind == "flat, linear":
         with pytest.raises(InputError, match="CAM needs a head of global average pooling"):
             explain("cam", net, x, c)
         return
-    layer = (
-        "head.classify"
-        if net.head.kind == "class maps, average"
-        else f"features.{len(net.features) - 1}"
-    )
+    layer = f"features.{len(net.features) - 1}"
+    if net.head.kind == "class maps, average":
+        layer = "head.classify"
     wanted = P * explain("grad_cam", net, x, c, layer=layer, relu=False)
     torch.testing.assert_close(explain("cam", net, x, c, relu=False), wanted, rtol=1e-9, atol=1e-12)
 
@@ -328,16 +370,8 @@ def test_cam_is_grad_cam_times_the_positions_and_for_no_other_head(plan, c):
 @pytest.mark.parametrize("head", ["maximum", "two linear layers"])
 def test_a_network_of_small_numbers_does_not_fool_cam(head, scale):
     """All its values are nearly 0, and so nearly equal."""
-    net = Net(
-        (
-            (9, 9),
-            [("conv", 3, 4, False, "module", {"kernel_size": 3})],
-            HEADS[0],
-            (4, 7, 7),
-            False,
-            0,
-        )
-    )
+    stages = [("conv", 3, 4, False, "module", {"kernel_size": 3})]
+    net = Net(((9, 9), stages, HEADS[0], (4, 7, 7), False, 0))
     with torch.no_grad():
         net.features[0][0][0].weight *= scale
     if head == "maximum":
@@ -355,10 +389,12 @@ def test_a_network_of_small_numbers_does_not_fool_cam(head, scale):
 @given(plans(bias=False), st.integers(0, 3))
 def test_lrp_conserves(rule, plan, c):
     net = Net(plan)
-    x, options = images(net), {"epsilon": 1e-12} if rule.startswith("epsilon") else {}
+    x = images(net)
+    options = {"epsilon": 1e-12} if rule.startswith("epsilon") else {}
     S_c = net(x)[:, c].detach()
     R = explain("lrp", net, x, c, rule=rule, **options)
-    off, size = (R.sum((1, 2, 3)) - S_c).abs(), R.abs().sum((1, 2, 3))
+    off = (R.sum((1, 2, 3)) - S_c).abs()
+    size = R.abs().sum((1, 2, 3))
     assert (off <= 1e-4 * S_c.abs() + 1e-9 * size).all(), (off, S_c, size)
 
 
@@ -384,55 +420,43 @@ def test_shapley_values_add_up(score, baseline, plan, c, at):
     base = A.mean((2, 3), keepdim=True) if baseline == "mean" else torch.zeros(1, dtype=A.dtype)
     S = with_maps(net, layer, x, torch.cat([A, base.expand_as(A)]))
     v_all, v_none = (S.softmax(1) if score == "probability" else S)[:, c].tolist()
-    R = explain("shap_cam", net, x, c, layer=layer, score=score, baseline=baseline)
-    assert R.values[0].phi.sum().item() == pytest.approx(v_all - v_none, abs=1e-6)
-    assert R.values[0].phi.shape == A.shape[2:]
+    values = shapley_values(net, x, c, layer=layer, score=score, baseline=baseline)
+    assert values.phi.sum().item() == pytest.approx(v_all - v_none, abs=1e-6)
+    assert values.phi.shape == A.shape[2:]
 
 
 def test_a_head_that_is_nearly_additive_is_not_taken_for_additive():
-    """Half of its channels see their neighbours, and what that changes is less than a thousandth of the scores."""
-    conv = ("conv", 3, 6, False, "module", {"kernel_size": 3, "stride": 2})
-    above = [("MaxPool2d", 6, 6, False, "module", {"kernel_size": 1, "stride": 2}),
-             ("conv", 6, 4, False, "module", {"kernel_size": 1}), ("split", 4, 4, False, "module", {})]  # fmt: skip
-    net = Net(((14, 10), [conv, *above], HEADS[0], (4, 3, 2), True, 1))
+    """Half of its channels see their neighbours, which changes the scores by less than 1/1000."""
+    stages = [
+        ("conv", 3, 6, False, "module", {"kernel_size": 3, "stride": 2}),
+        ("MaxPool2d", 6, 6, False, "module", {"kernel_size": 1, "stride": 2}),
+        ("conv", 6, 4, False, "module", {"kernel_size": 1}),
+        ("split", 4, 4, False, "module", {}),
+    ]
+    net = Net(((14, 10), stages, HEADS[0], (4, 3, 2), True, 1))
     x = images(net, 1)
     A = net.features[0](x).detach()
     S = with_maps(net, "features.0", x, torch.cat([A, A.mean((2, 3), keepdim=True).expand_as(A)]))
-    (values,) = explain("shap_cam", net, x, 0, layer="features.0").values
+    values = shapley_values(net, x, 0, layer="features.0")
     assert values.phi.sum().item() == pytest.approx((S[0, 0] - S[1, 0]).item(), abs=1e-9)
     assert values.estimator == "permutations"
 
 
 def test_few_positions_are_not_taken_for_additive():
-    """Of three players, coalitions drawn at random may all be ones for which any head looks additive."""
-    stages = [("conv", 3, 4, False, "module", {"kernel_size": 3}),
-              ("AdaptiveMaxPool2d", 4, 4, False, "module", {"output_size": (1, 3)}),
-              ("cat", 4, 4, False, "module", {})]  # fmt: skip
+    """Of three players, coalitions drawn at random may all make any head look additive."""
+    stages = [
+        ("conv", 3, 4, False, "module", {"kernel_size": 3}),
+        ("AdaptiveMaxPool2d", 4, 4, False, "module", {"output_size": (1, 3)}),
+        ("cat", 4, 4, False, "module", {}),
+    ]
     net = Net(((7, 7), stages, HEADS[0], (4, 1, 3), True, 0))
+    options = {"layer": "features.1", "score": "probability"}
     auto, exact = (
-        explain(
-            "shap_cam",
-            net,
-            images(net, 1),
-            0,
-            layer="features.1",
-            score="probability",
-            estimator=estimator,
-        )
+        shapley_values(net, images(net, 1), 0, estimator=estimator, **options)
         for estimator in ("auto", "exact")
     )
-    assert auto.values[0].estimator == "permutations"
-    assert auto.values[0].phi.sum() == pytest.approx(exact.values[0].phi.sum().item(), abs=1e-9)
-
-
-def test_maps_inside_a_block_that_ends_in_a_single_position():
-    """The usual small network: all layers in one container, the global average last in it."""
-    pooled = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.AdaptiveAvgPool2d(1)
-    )
-    net = xcnn.Network(nn.Sequential(pooled, nn.Flatten(), nn.Linear(6, 5)).eval(), size=12)
-    assert net.layers == {"0.2": (6, 10, 10)}
-    assert xcnn.grad_cam(net.module, torch.randn(1, 3, 12, 12), 2, relu=False).abs().max() > 0
+    assert auto.estimator == "permutations"
+    assert auto.phi.sum() == pytest.approx(exact.phi.sum().item(), abs=1e-9)
 
 
 @examples(20)
@@ -440,12 +464,10 @@ def test_maps_inside_a_block_that_ends_in_a_single_position():
 def test_the_closed_form_is_exact(plan, c, baseline):
     net = Net(plan)
     assume(1 < math.prod(net.last[1:]) <= 12)
-    layer, x = f"features.{len(net.features) - 1}", images(net, 1)
+    x = images(net, 1)
+    options = {"layer": f"features.{len(net.features) - 1}", "baseline": baseline}
     closed, exact = (
-        explain("shap_cam", net, x, c, layer=layer, baseline=baseline, estimator=estimator).values[
-            0
-        ]
-        for estimator in ("auto", "exact")
+        shapley_values(net, x, c, estimator=estimator, **options) for estimator in ("auto", "exact")
     )
     assert closed.estimator == "closed form"
     torch.testing.assert_close(closed.phi, exact.phi, rtol=1e-9, atol=1e-12)
@@ -458,8 +480,9 @@ def test_fixations_lie_in_the_picture(plan, c):
     x = images(net)
     R, again = (explain("cnn_fixations", net, x, c) for _ in range(2))
     assert torch.equal(R, again) and (R >= 0).all()
-    for one, other, mass in zip(R.values, again.values, R.sum((1, 2, 3)).tolist(), strict=True):
-        assert torch.equal(one.found, other.found) and torch.equal(one.points, other.points)
-        assert ((one.found >= 0) & (one.found < torch.tensor(net.size))).all()
-        assert mass == pytest.approx(len(one.points))
-        assert set(map(tuple, one.points.tolist())) <= set(map(tuple, one.found.tolist()))
+    first, second = (xcnn.find_fixations(net, x, c) for _ in range(2))
+    for v, w, mass in zip(first, second, R.sum((1, 2, 3)).tolist(), strict=True):
+        assert torch.equal(v.all_points, w.all_points) and torch.equal(v.points, w.points)
+        assert ((v.all_points >= 0) & (v.all_points < torch.tensor(net.size))).all()
+        assert mass == pytest.approx(len(v.points))
+        assert set(map(tuple, v.points.tolist())) <= set(map(tuple, v.all_points.tolist()))

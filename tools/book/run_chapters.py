@@ -4,8 +4,8 @@ jupyter-book then builds its pages from the cache and runs nothing itself: the f
 bench page, which have cells too, are run here as well. A bar shows how many are done. The error of
 a chapter that fails is printed, and the program ends with a status that is not 0.
 
-A kernel talks to its client over socket files in a folder of its own. By default it would listen on
-TCP ports, unencrypted, where other users of the machine can connect, and say so in a warning.
+A kernel listens on socket files in a folder of its own. By default it would listen on TCP ports
+without encryption, and print a warning that it does.
 """
 
 import os

@@ -44,44 +44,47 @@ def test_explain(method, scene, capsys, offline):
     assert pixels.shape == (512, 512, 3) and np.ptp(pixels, axis=2).max() > 30, "a map has colours"
 
 
+OPTIONS = [
+    ["--layer", "inception2"],
+    ["--layer", "inception4"],
+    ["--target", "bus"],
+    ["--method", "deconvnet", "--layer", "inception2", "--unit", "3"],
+    ["--method", "deconvnet", "--layer", "inception2", "--unit", "3,5,6"],
+]
+
+
 def test_options(scene, tmp_path, capsys):
     maps = []
-    for k, options in enumerate(
-        (
-            ["--layer", "inception2"],
-            ["--layer", "inception4"],
-            ["--target", "bus"],
-            ["--method", "deconvnet", "--layer", "inception2", "--unit", "3"],
-            ["--method", "deconvnet", "--layer", "inception2", "--unit", "3,5,6"],
-        )
-    ):
+    for k, options in enumerate(OPTIONS):
         out = tmp_path / f"{k}.png"
-        assert (
-            main(["explain", str(scene), "--network", "googlenet_s", "--out", str(out), *options])
-            == 0
-        )
+        argv = ["explain", str(scene), "--network", "googlenet_s", "--out", str(out), *options]
+        assert main(argv) == 0
         maps.append(out.read_bytes())
     assert len(set(maps)) == 5
 
 
-def save(name, picture):
-    picture.save(name)
-    return name
+def grey_ramp():
+    """A picture of 16 bits a pixel."""
+    return Image.fromarray(np.linspace(0, 65535, 6400).astype(np.uint16).reshape(80, 80))
 
 
-@pytest.mark.parametrize("make", [
-    lambda: save("cmyk.jpg", Image.new("CMYK", (90, 60), (10, 200, 30, 0))),
-    lambda: save("deep.png", Image.fromarray(np.linspace(0, 65535, 6400).astype(np.uint16).reshape(80, 80))),
-    lambda: save("dot.png", Image.new("RGB", (1, 1), "red")),
-    lambda: save("clear.png", Image.new("RGBA", (50, 40), (9, 9, 9, 0))),
-    lambda: save("moving.gif", Image.new("P", (50, 40))),
-], ids=["CMYK", "16 bit", "1 x 1", "transparent", "gif"])  # fmt: skip
-def test_unusual_pictures(make, capsys):
-    assert main(["explain", make(), "--out", "map.png"]) == 0
+PICTURES = {
+    "cmyk.jpg": Image.new("CMYK", (90, 60), (10, 200, 30, 0)),
+    "deep.png": grey_ramp(),
+    "dot.png": Image.new("RGB", (1, 1), "red"),
+    "clear.png": Image.new("RGBA", (50, 40), (9, 9, 9, 0)),
+    "moving.gif": Image.new("P", (50, 40)),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_unusual_pictures(name, capsys):
+    PICTURES[name].save(name)
+    assert main(["explain", name, "--out", "map.png"]) == 0
     assert Image.open("map.png").size == (512, 512) and capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("options", "says"), [
+WRONG_OPTIONS = [
     (["--method", "grad_kam"], "unknown method 'grad_kam'; did you mean 'grad_cam'"),
     (["--network", "resnet_x"], "unknown network 'resnet_x'; did you mean 'resnet_s'"),
     (["--network", "resnet18"], "cannot download resnet18-f37072fd.pth"),
@@ -96,15 +99,17 @@ def test_unusual_pictures(make, capsys):
     (["--target", "-1"], "target -1 is out of range"),
     (["--out", "no/such/folder/map.png"], "cannot write no/such/folder/map.png"),
     (["--out", "map.xyz"], "cannot write map.xyz"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize(("options", "says"), WRONG_OPTIONS)
 def test_wrong_options(options, says, scene, capsys, offline):
     assert says in refused(capsys, "explain", scene, *options)
 
 
-def broken(name, content):
+def write(name, content):
     with open(name, "wb") as file:
         file.write(content)
-    return name
 
 
 def noise():
@@ -113,15 +118,21 @@ def noise():
     return stream.getvalue()
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (lambda: "nowhere.png", "cannot open nowhere.png: No such file"),
-    (lambda: ".", "cannot open .: Is a directory"),
-    (lambda: broken("text.png", b"this is no picture\n"), "cannot open text.png: not an image"),
-    (lambda: broken("empty.jpg", b""), "cannot open empty.jpg: not an image"),
-    (lambda: broken("half.png", noise()[:3000]), "cannot open half.png"),
-])  # fmt: skip
-def test_wrong_pictures(make, says, capsys):
-    assert says in refused(capsys, "explain", make())
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere.png", "cannot open nowhere.png: No such file"),
+        (".", "cannot open .: Is a directory"),
+        ("text.png", "cannot open text.png: not an image"),
+        ("empty.jpg", "cannot open empty.jpg: not an image"),
+        ("half.png", "cannot open half.png"),
+    ],
+)
+def test_wrong_pictures(name, says, capsys):
+    write("text.png", b"this is not a picture\n")
+    write("empty.jpg", b"")
+    write("half.png", noise()[:3000])
+    assert says in refused(capsys, "explain", name)
 
 
 def test_scenes(tmp_path, capsys):
@@ -136,7 +147,7 @@ def test_scenes(tmp_path, capsys):
 
 
 def test_scenes_where_they_cannot_go(capsys):
-    broken("file", b"")
+    write("file", b"")
     assert "cannot write" in refused(capsys, "scenes", "file", "-n", "1")
 
 
@@ -145,32 +156,42 @@ def test_scenes_with_a_bad_seed(capsys):
     assert "xcnn: seed must be" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [[], ["explian"], ["explain"], ["scenes", "x", "-n", "many"],
-                                  ["study", "--sizes", "big"], ["study", "--sizes", "224,5000"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["explian"],
+        ["explain"],
+        ["scenes", "x", "-n", "many"],
+        ["study", "--sizes", "big"],
+        ["study", "--sizes", "224,5000"],
+    ],
+)
 def test_wrong_usage(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(argv)
     assert "usage: python -m xcnn" in capsys.readouterr().err
 
 
-STUDY = ["study", "--classes", "pizza, clock", "--images", "2", "--networks", "resnet_s", "--sizes", "original,96",
-         "--methods", "gradient,grad_cam", "--out", "out"]  # fmt: skip
+STUDY = [
+    "study",
+    "--classes=pizza, clock",
+    "--images=2",
+    "--networks=resnet_s",
+    "--sizes=original,96",
+    "--methods=gradient,grad_cam",
+    "--out=out",
+]
 
 
 def test_study(tmp_path, capsys):
     assert main(STUDY) == 0
     printed = capsys.readouterr().out
     table = pd.read_csv(tmp_path / "out/table.csv", index_col="method")
-    assert (
-        set(table.index) == {"gradient", "grad_cam"}
-        and (table.records == 8).all()
-        and "grad_cam" in printed
-    )
-    assert {p.name for p in (tmp_path / "out").iterdir()} >= {
-        "methods.png",
-        "networks.pdf",
-        "sizes.png",
-    }
+    assert set(table.index) == {"gradient", "grad_cam"} and (table.records == 8).all()
+    assert "grad_cam" in printed
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names >= {"methods.png", "methods.eps", "networks.pdf", "sizes.png"}
     before = (tmp_path / "out/records.jsonl").read_bytes()
     assert main(STUDY) == 0 and (tmp_path / "out/records.jsonl").read_bytes() == before
 
@@ -181,16 +202,20 @@ def test_study_says_what_has_no_result(capsys):
     assert "without a result" in printed and "CAM needs a head" in printed
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    (["--classes", "piza"], "no class 'piza'; did you mean 'pizza'"),
-    (["--networks", "resnet_t"], "unknown network 'resnet_t'"),
-    (["--methods", "grad_kam"], "unknown method 'grad_kam'"),
-    (["--dask", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
-    (["nowhere"], "annotation files in nowhere"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--classes", "piza"], "no class 'piza'; did you mean 'pizza'"),
+        (["--networks", "resnet_t"], "unknown network 'resnet_t'"),
+        (["--methods", "grad_kam"], "unknown method 'grad_kam'"),
+        (["--dask", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
+        (["nowhere"], "annotation files in nowhere"),
+    ],
+)
 def test_study_with_wrong_options(options, says, capsys, monkeypatch):
-    monkeypatch.setattr("xcnn.__main__.PATIENCE", 1)
-    assert main([*STUDY, *options] if options[0].startswith("-") else ["study", *options]) == 2
+    monkeypatch.setattr("xcnn.__main__.DASK_TIMEOUT", 1)
+    argv = [*STUDY, *options] if options[0].startswith("-") else ["study", *options]
+    assert main(argv) == 2
     assert says in capsys.readouterr().err
 
 
@@ -202,7 +227,7 @@ def test_a_real_network(real, capsys):
 
 
 def test_a_files_name_that_is_no_text(scene, tmp_path):
-    """Linux names are bytes: what cannot be shown is escaped, in answers and errors; the picture is there."""
+    """Linux names are bytes: what cannot be shown is escaped, in answers and errors."""
     path = os.fsencode(tmp_path) + b"/clock\xff.png"
     try:
         os.link(scene, path)
