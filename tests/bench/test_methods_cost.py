@@ -4,6 +4,7 @@
 """
 
 import copy
+import functools
 import warnings
 
 import pytest
@@ -74,7 +75,7 @@ def ways_to_maps(net, x, targets):
             if why := refusal(call, x, targets):
                 print(f"{net.name}: no {method} by {library}: {why}")
             else:
-                calls[method, library] = lambda call=call: call(x, targets)
+                calls[method, library] = functools.partial(call, x, targets)
     return calls
 
 

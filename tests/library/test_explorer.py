@@ -1,4 +1,4 @@
-"""The explorer: three back-ends show the same, and the baked one works in a browser from file://."""
+"""The explorer: three back-ends show the same; the baked one works in a browser from a file."""
 
 import base64
 import html

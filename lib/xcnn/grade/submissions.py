@@ -15,7 +15,8 @@ from ..errors import InputError
 
 MOODLE = re.compile(r"(?P<student>.+)_(?P<number>\d+)_assignsubmission_(file|onlinetext)_?")
 CANVAS = re.compile(
-    r"(?P<student>[^_]+)(_LATE)?_(?P<number>\d+)_(?P<upload>\d+)_(?P<name>.+?)(-(?P<again>\d+))?\.\w+"
+    r"(?P<student>[^_]+)(_LATE)?_(?P<number>\d+)_(?P<upload>\d+)"
+    r"_(?P<name>.+?)(-(?P<again>\d+))?\.\w+"
 )
 # A notebook of this size holds mostly pictures, and the grader draws them again.
 MAX_FILE_BYTES = 50e6
