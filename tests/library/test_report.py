@@ -63,6 +63,14 @@ def drawn(figure):
     return [label.get_text() for label in ax.get_yticklabels()], shown
 
 
+def legend_of(figure):
+    """Colour -> what the legend calls it."""
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    dots = [artist for artist in legend.findobj() if hasattr(artist, "get_sizes")]
+    return {tuple(dot.get_facecolors()[0]): name for dot, name in zip(dots, names, strict=True)}
+
+
 @pytest.mark.parametrize("hue", HUES)
 def test_graph_says_what_the_table_says(frame, hue):
     figure = report.plot(frame, hue)
@@ -84,36 +92,21 @@ def test_graph_says_what_the_table_says(frame, hue):
     assert got == wanted and len(shown) == len(wanted)
 
 
-def legend_of(figure):
-    """Colour -> what the legend calls it."""
-    (legend,) = figure.legends
-    names = [text.get_text() for text in legend.get_texts()]
-    return {
-        tuple(dot.get_facecolors()[0]): name
-        for dot, name in zip(dots_of(legend), names, strict=True)
-    }
-
-
-def dots_of(legend):
-    return [dot for dot in legend.findobj() if hasattr(dot, "get_sizes")]
-
-
 def test_a_plot_of_networks_says_which_is_which(frame):
     """Dots of one method lie apart, in one order; the legend covers none of them."""
     figure = report.plot(frame, "network")
     figure.draw_without_rendering()
     methods, shown = drawn(figure)
     assert len({y for y, *_ in shown}) == len(shown) == 3 * len(methods)
-    offsets = {}
+    moves = {}
     for y, *_, colour in shown:
-        offsets.setdefault(colour, set()).add(round(y - round(y), 6))
-    assert len(offsets) == 3 and all(len(of_network) == 1 for of_network in offsets.values())
+        moves.setdefault(colour, set()).add(round(y - round(y), 6))
+    assert len(moves) == 3 and all(len(of_network) == 1 for of_network in moves.values())
+    (ax,) = figure.axes
     (legend,) = figure.legends
     assert legend.get_title().get_text() == "network"
-    (ax,) = figure.axes
-    corner = ax.transData.inverted().transform(legend.get_window_extent().corners())
-    left, top = corner[:, 0].min(), corner[:, 1].min()
-    assert not any(high > left and y > top for y, _, _, high, _ in shown)
+    x_legend, y_legend = ax.transData.inverted().transform(legend.get_window_extent().corners()).T
+    assert not any(high > x_legend.min() and y > y_legend.min() for y, _, _, high, _ in shown)
 
 
 @pytest.mark.parametrize("hue", HUES)
