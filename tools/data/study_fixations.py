@@ -45,7 +45,7 @@ def rows(net, data):
             c = net.predict(x).argmax().item()
             if c in kinds and mask.any():
                 mask = dilated(mask, 0.2)
-                y, x = xcnn.cnn_fixations(net, x, c).values[0].points.T
+                y, x = xcnn.find_fixations(net, x, c)[0].points.T
                 yield {
                     "category": category,
                     "image": image,

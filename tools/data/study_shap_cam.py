@@ -15,7 +15,7 @@ import torch
 import xcnn
 from tqdm.auto import tqdm
 from xcnn import coco, photos
-from xcnn.engine.head import Remainder
+from xcnn.engine.head import Head
 from xcnn.loading import REAL
 from xcnn.methods import shapley
 from xcnn.methods.shap_cam import Game
@@ -96,13 +96,13 @@ def pictures(folder, count=PICTURES_OF_COCO):
 def case(net, image):
     """The errors of every way, for the top class of one picture."""
     x = net.preprocess(image)
-    head = Remainder(net.module, x, net.layer)
+    head = Head(net.module, x, net.layer)
     c = head.S.argmax(1).item()
     game = Game(head, c, score="probability")
     reference, error = reference_values(game)
     first, _ = path(game.L, game.b, c, order=1)
     second, correction = path(game.L, game.b, c)
-    values = xcnn.shap_cam(net, x, c, score="probability").values[0]
+    (values,) = xcnn.shap_cam_values(net, x, c, score="probability")
     # CAM less its mean, on the same scale
     cam = game.L[:, c] * (reference.abs().sum() / game.L[:, c].abs().sum())
     return {
@@ -137,7 +137,7 @@ def seconds(net, image, rounds=5):
     order of arrival, the path integral, the whole of Shap-CAM, and one forward pass.
     """
     x = net.preprocess(image)
-    head = Remainder(net.module, x, net.layer)
+    head = Head(net.module, x, net.layer)
     game = Game(head, head.S.argmax(1).item(), score="probability")
     coalitions = torch.rand(64, game.P, generator=torch.Generator().manual_seed(0)) < 0.5
     shap_cam = {"score": "probability", "estimator": "path"}
