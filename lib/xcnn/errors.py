@@ -8,9 +8,11 @@ MAX_LISTED = 12  # names that a message lists; more would hide its point
 class InputError(ValueError):
     """Something that the caller can put right; the message says how.
 
-    >>> xcnn.load("resnet_x")
-    Traceback (most recent call last):
-    xcnn.errors.InputError: unknown network 'resnet_x'; did you mean 'resnet_s' or ...?
+    >>> try:
+    ...     xcnn.load("resnet_x")
+    ... except xcnn.InputError as error:
+    ...     print(error)
+    unknown network 'resnet_x'; did you mean 'resnet_s' or ...?
     """
 
 
