@@ -139,8 +139,8 @@ def _solve(game, estimator, samples, seed):
     if estimator == "exact":
         if game.P > shapley.MAX_PLAYERS:
             raise InputError(
-                f"this layer has {game.P} positions, and 2^{game.P} coalitions; exact values are "
-                f"for at most {shapley.MAX_PLAYERS} positions: use estimator='permutation'"
+                f"{game.P} players have 2^{game.P} coalitions; exact values are "
+                f"for 1 to {shapley.MAX_PLAYERS}: use estimator='permutation'"
             )
         return _result(game, "exact", shapley.exact(game, game.P), error=0.0)
     if estimator == "permutation" or not has_table:
