@@ -1,6 +1,7 @@
 """What exists for speed alone: quicker ways to the same values, each with its measured gain.
 
-Gains are medians on two cores of a server CPU. Without this file everything would still be right.
+Gains are medians of pairs, on two cores of a server CPU. Without this file everything would still
+be right.
 """
 
 import torch
@@ -17,7 +18,7 @@ def run_call(func, args, kwargs):
 def max_pool(
     input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
 ):
-    """F.max_pool2d, its values and switches, several times as quick on a CPU.
+    """F.max_pool2d, its values and switches: 1.6 times as quick for 8 x 64 maps of 112 x 112.
 
     In channels-last memory a window's search runs over all channels at once.
     """
@@ -53,7 +54,7 @@ class _MaxPool(torch.autograd.Function):
 def run_many(module, x):
     """`run` for a batch of many images, without gradients, in channels-last memory.
 
-    On a CPU its convolutions are up to three times as quick.
+    On a CPU, 1.25 times as quick for 16 images through resnet18.
     """
     try:
         return run(module, x.contiguous(memory_format=torch.channels_last))
@@ -66,6 +67,7 @@ def sum_of_linear(f, inputs, weights, b):
 
     The inputs are joined along their channels, and f runs once. For a grouped convolution, whose
     weights have fewer channels than its input, this would be wrong: there the terms are added up.
+    1.05 times as quick for two pairs of 64 maps of 56 x 56.
     """
     a, w = inputs[0], weights[0]
     if len(inputs) > 1 and a.ndim == w.ndim and a.shape[1] == w.shape[1]:
