@@ -32,7 +32,7 @@ INSTALL = $(BIN)/uv pip install -q -p $(BIN)/python -e
 
 book: $(BIN)/with-book notebooks weights _build/fresh
 	@mkdir -p _build/static/frames && cp data/gallery/*.webp _build/static/frames
-	@echo "Running the chapters that changed: all twelve take about six minutes"
+	@echo "Running the chapters that changed: all of them take minutes on an idle machine"
 	@$(BAKED) $(BIN)/python -m tools.book.run_chapters
 	@echo "Building the pages"
 	@$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml \

@@ -117,3 +117,22 @@ def test_cam_has_no_other_layer():
     says = r"only at the last spatial layer, 'layer3'.*use grad_cam"
     with pytest.raises(xcnn.InputError, match=says):
         xcnn.cam(xcnn.load("resnet_s"), batch(128, 1).float(), 3, layer="layer1")
+
+
+class Normalises(nn.Module):
+    """A network that prepares its own pixels, with a vector as long as they have channels."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        half = torch.tensor([0.5, 0.5, 0.5], dtype=x.dtype)
+        return self.module(x - half[None, :, None, None])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_vector_of_constants_is_not_taken_for_an_average(n):
+    net, x = network("resnet_s"), batch(128, n)
+    wanted = xcnn.cam(net, x - 0.5, 3)
+    assert torch.equal(xcnn.cam(Normalises(net.module).eval(), x, 3), wanted)

@@ -248,6 +248,7 @@ def test_the_box_comes_from_the_network():
         ({"rule": "gamma", "gamma": -0.1}, "gamma must not be below 0"),
         ({"rule": "gamma", "gamma": True}, "gamma must be a number"),
         ({"rule": "zB", "low": 1.0, "high": 1.0}, "low must be below high"),
+        ({"rule": "zB", "low": float("nan")}, "low must be below high"),
         ({"rule": "deep_taylor", "low": [0.0, 0.0, 3.0]}, "low must be below high"),
         (
             {"rule": "zB", "low": torch.zeros(4)},

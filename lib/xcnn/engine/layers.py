@@ -151,9 +151,9 @@ def spatial_layers(module, like):
     """The layers that a user can choose from: for each size of maps, the last block of that size.
 
     A block may change the size once, so maps of two sizes in it are allowed. More than two mean a
-    container such as `features`, whose parts are offered instead. A module that returns its input
-    unchanged, or runs more than once, is not offered. Where every block ends in a global average,
-    the parts of these blocks are offered.
+    container such as `features`, whose parts are offered instead. A module without weights that
+    returns a copy of its input is not offered, nor one that runs more than once. Where every block
+    ends in a global average, the parts of these blocks are offered.
 
     Noise runs through the network once, without gradients, so the answer is the same for all
     images of a size.
