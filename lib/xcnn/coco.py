@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from .errors import InputError, nearest
-from .loading import data_folder
+from .paths import data_folder
 from .photos import to_rgb
 
 # What pycocotools raises for a file that does not hold annotations, and `_check` for bad records.

@@ -13,21 +13,12 @@ import torch
 from . import small_networks
 from .errors import InputError, nearest
 from .networks import Network
+from .paths import data_folder
 from .scenes import CLASSES as SCENE_CLASSES
 
 SMALL = tuple(small_networks.BUILD)
 REAL = ("squeezenet1_1", "mobilenet_v2", "resnet18")  # the three that `make weights` fetches
 ANSWER_TIMEOUT = 5  # seconds until a server counts as out of reach
-
-
-def data_folder():
-    """`data/` of the repository, or its copy inside an installed package.
-
-    >>> (xcnn.loading.data_folder() / "class_map.json").exists()
-    True
-    """
-    inside = Path(__file__).parent / "data"
-    return inside if inside.exists() else Path(__file__).resolve().parents[2] / "data"
 
 
 def one_at_a_time(cached):

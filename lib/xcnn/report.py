@@ -36,7 +36,7 @@ def read(path):
     :return: DataFrame, a row for each record
     :raises InputError: no such file, no record in it
 
-    >>> path = xcnn.loading.data_folder() / "results" / "coco_study.jsonl.gz"
+    >>> path = xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz"
     >>> frame = xcnn.report.read(path)
     >>> sorted(frame["network"].unique())
     ['mobilenet_v2', 'resnet18', 'squeezenet1_1']
@@ -66,7 +66,7 @@ def table(frame, by="method", seed=0):
     :return: DataFrame, best mean first
     :raises InputError: where no record has a result
 
-    >>> frame = xcnn.report.read(xcnn.loading.data_folder() / "results" / "coco_study.jsonl.gz")
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
     >>> xcnn.report.table(frame)[["mean", "low", "high", "chance"]].head(1).round(2)
                      mean   low  high  chance
     method
@@ -114,7 +114,7 @@ def left_out(frame):
     :param frame: from `read`
     :return: DataFrame with columns status, method and records
 
-    >>> frame = xcnn.report.read(xcnn.loading.data_folder() / "results" / "coco_study.jsonl.gz")
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
     >>> xcnn.report.left_out(frame).head(1)
            status method  records
     0  empty mask    cam       18
@@ -133,7 +133,7 @@ def plot(frame, hue=None):
     :return: matplotlib Figure
     :raises InputError: where no record has a result
 
-    >>> frame = xcnn.report.read(xcnn.loading.data_folder() / "results" / "coco_study.jsonl.gz")
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
     >>> [label.get_text() for label in xcnn.report.plot(frame).axes[0].get_yticklabels()][:3]
     ['guided_grad_cam', 'shap_cam', 'lrp']
     """
@@ -197,7 +197,7 @@ def plots(frame, folder):
     :return: list of the paths written
     :raises InputError: where no record has a result
 
-    >>> frame = xcnn.report.read(xcnn.loading.data_folder() / "results" / "coco_study.jsonl.gz")
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
     >>> [path.name for path in xcnn.report.plots(frame, folder)][:3]
     ['methods.png', 'methods.eps', 'methods.pdf']
     """

@@ -13,7 +13,7 @@ import torch
 import xcnn
 from xcnn import scenes
 from xcnn.engine.head import Head
-from xcnn.loading import data_folder
+from xcnn.paths import data_folder
 from xcnn.methods import shapley
 from xcnn.methods.shap_cam import Game
 
