@@ -54,30 +54,31 @@ def running_children():
 # --- a batch of everything that students hand in ---
 
 
-def write_batch(folder, course, port, gigabytes):
-    """Write the submissions into a folder.
+def batch(folder, course, port, gigabytes):
+    """Submissions and what each must get: name -> (notebook, score, status, word of the detail).
 
+    :param folder: where they will be handed in
     :param course: the folder of the problem set, which no submission may read or change
     :param port: a port of this machine, to which none may connect
     :param gigabytes: the memory that a submission has
-    :return: what each must get: name -> (score, status, a word of the detail)
     """
-    books = {
+    text = "My answer: the perceptron is a linear classifier."
+    return {
         **ordinary(),
         **stopped(gigabytes),
         **hostile(folder, course, port),
         **damaged(),
         **foreign(),
+        "text": (text, 0, "not a notebook", "not JSON"),
     }
-    for name, (book, *_) in books.items():
-        # Not by nbformat, which would repair it.
-        (folder / f"{name}.ipynb").write_text(json.dumps(book))
-    (folder / "text.ipynb").write_text("My answer: the perceptron is a linear classifier.")
-    (folder / "nothing").mkdir()
-    return {name: grade for name, (_, *grade) in books.items()} | {
-        "text": (0, "not a notebook", "not JSON"),
-        "nothing": (0, "missing", ""),
-    }
+
+
+def write(folder, books):
+    """Write notebooks, or texts, into a folder, by their names."""
+    for name, book in books.items():
+        # Not by nbformat, which would repair a notebook.
+        content = book if isinstance(book, str) else json.dumps(book)
+        (folder / f"{name}.ipynb").write_text(content)
 
 
 def ordinary():
@@ -148,8 +149,8 @@ def hostile(folder, course, port):
         "reads": (answered(step=search), 0, "ok", "NameError"),
         "connects": (answered(step=connection), 0, "ok", "NameError"),
         "deletes": (answered(step=destroy(course)), 5, "ok", ""),
-        "pretends": (answered(step=pretence), 0, "ok", "Assertion"),
-        "leaks": (leaks, 3, "ok", "hidden"),
+        "pretends": (answered(step=pretence), 0, "look", "Assertion"),
+        "leaks": (leaks, 3, "look", "hidden"),
     }
 
 

@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 from xcnn.errors import InputError
-from xcnn.grade import mend
+from xcnn.grade import mend, problem_set
 
 from tests.grade.submitted import SETS, TINY, answered, release
 from tools.book import derive_coursework
@@ -52,11 +52,11 @@ def test_wrong_markup_is_told(tmp_path, old, new, count, said):
     assert text != TINY.read_text()
     path.write_text(text)
     with pytest.raises(InputError, match=said):
-        mend.read_assignment(path)
+        problem_set.read_assignment(path)
 
 
 def test_mending_leaves_a_good_notebook_alone(tiny):
-    graded_cells = mend.read_assignment(tiny)
+    graded_cells = problem_set.read_assignment(tiny)
     cells, notes = mend.parse(nbformat.writes(answered()).encode())
     pairs, repairs = mend.mend(cells, graded_cells)
     assert notes + repairs == [] and [cell for cell, _ in pairs] == cells
@@ -65,7 +65,7 @@ def test_mending_leaves_a_good_notebook_alone(tiny):
 def order(book, tiny):
     """The code cells of a repaired notebook in order (names, or sources), and the notes."""
     cells, _ = mend.parse(json.dumps(book).encode())
-    pairs, notes = mend.mend(cells, mend.read_assignment(tiny))
+    pairs, notes = mend.mend(cells, problem_set.read_assignment(tiny))
     names = [
         graded_cell.id if graded_cell else cell["source"][:20]
         for cell, graded_cell in pairs

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-from xcnn.grade.mend import release
+from xcnn.grade.problem_set import release
 
 from tools import ROOT
 from tools.book.derive_notebooks import notebook

@@ -1,25 +1,26 @@
 """Grade a folder or zip of submissions into a table."""
 
 import argparse
+import signal
 import sys
 from collections import Counter
 
 from ..errors import InputError
-from . import grade_all, sandbox
+from . import check, grade_all
+from .limits import Limits
 
 PROBLEM_SETS = "notebooks/coursework"  # where to look for the assignment that a batch belongs to
 
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    limits = sandbox.Limits(
-        timeout=args.timeout,
-        cell=args.cell_timeout or args.timeout / 2,
-        memory=args.memory,
-        processes=args.processes,
-        output=args.output * 1e6,
-    )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     try:
+        if args.check:
+            return 0 if check.report() else 1
+        if not args.submissions:
+            raise InputError("name the folder or zip with the submissions")
         check_extras()
         if args.unsandboxed:
             print(
@@ -31,7 +32,7 @@ def main(argv=None):
             args.submissions,
             args.out,
             args.assignment,
-            limits,
+            limits_of(args),
             sandboxed=not args.unsandboxed,
             roster=args.roster,
             pages=args.feedback,
@@ -48,11 +49,29 @@ def main(argv=None):
     return 0
 
 
+def stop(number, frame):
+    """End at a signal as at Ctrl+C: what was begun is cleaned up."""
+    sys.exit(128 + number)
+
+
+def limits_of(args):
+    """The limits that the command line names."""
+    return Limits(
+        timeout=args.timeout,
+        cell=args.cell_timeout or args.timeout / 2,
+        memory=args.memory,
+        processes=args.processes,
+        output=args.output * 1e6,
+        clock=args.clock,
+    )
+
+
 def parser():
     """The parser of the command line."""
     options = argparse.ArgumentParser(prog="python -m xcnn.grade", description=__doc__)
     add_files(options)
     add_limits(options)
+    options.add_argument("--check", action="store_true", help="try the walls on this machine")
     options.add_argument("--retry", action="store_true", help="run again what timed out or crashed")
     options.add_argument("--fresh", action="store_true", help="run everything again")
     options.add_argument(
@@ -65,6 +84,7 @@ def add_files(options):
     """What is read and what is written."""
     options.add_argument(
         "submissions",
+        nargs="?",
         help="folder or zip from Canvas or Moodle, or with NAME.ipynb or NAME/x.ipynb in it",
     )
     options.add_argument(
@@ -88,12 +108,21 @@ def add_files(options):
 def add_limits(options):
     """What a notebook may use."""
     options.add_argument(
-        "--timeout", type=float, default=600, help="seconds for one notebook (default 600)"
+        "--timeout",
+        type=float,
+        default=600,
+        help="seconds of processor time for one notebook (default 600)",
     )
     options.add_argument(
         "--cell-timeout",
         type=float,
-        help="seconds for one of its cells (default: half of --timeout)",
+        help="seconds of processor time for one of its cells (default: half of --timeout)",
+    )
+    options.add_argument(
+        "--clock",
+        type=float,
+        help="seconds by the clock for one notebook, also if it only waits "
+        "(default: five times --timeout, at least two minutes)",
     )
     options.add_argument(
         "--memory", type=float, default=4, help="gigabytes for one notebook (default 4)"
@@ -111,7 +140,8 @@ def check_extras():
     try:
         import jupytext  # noqa: F401
         import nbconvert  # noqa: F401
-        import nbgrader.utils  # noqa: F401
+        import nbgrader  # noqa: F401
+        import psutil  # noqa: F401
     except ImportError as error:
         message = f"grading needs {error.name}: pip install 'xcnn[coursework]'"
         raise InputError(message) from error

@@ -1,156 +1,22 @@
-"""Read a problem set, derive the students' notebook from it, and repair what they hand in."""
+"""Read the notebook that a student handed in, and repair it by the problem set's release."""
 
-import copy
 import difflib
 import json
 import re
-import textwrap
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from ..errors import InputError
+from .problem_set import as_text, same_source
 
-BEGIN = "### BEGIN HIDDEN TESTS"
-END = "### END HIDDEN TESTS"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 MIN_LIKENESS = 0.9  # share of equal text above which a cell counts as a changed copy
+KINDS = ("code", "markdown", "raw")
+MAX_CELLS = 5000  # comparing more of them with the problem set takes minutes
 
 
 class NotANotebook(Exception):
     """The file cannot be graded; the message says why."""
 
 
-@dataclass
-class GradedCell:
-    """A cell of the assignment that has a grade_id.
-
-    `node` is the cell with its solution, `public` the source that students get, `hidden` the hidden
-    part of its test.
-    """
-
-    node: dict
-    public: str
-    hidden: str
-    released: list = field(default_factory=list)  # sources in the release, which may be older
-    ids: set = field(default_factory=set)  # ids of this cell in the release
-
-    def __post_init__(self):
-        info = self.node.metadata.nbgrader
-        self.id = info.grade_id
-        self.points = float(info.get("points", 0))
-        self.test = info.grade and not info.solution
-        self.solution = info.solution
-        self.fixed = not info.solution and (info.grade or info.get("locked", False))
-        definitions = re.findall(r"^(?:def|class)\s+(\w+)|^(\w+)\s*=", self.public, re.M)
-        self.names = {name for pair in definitions for name in pair if name}
-
-    def untouched(self, source):
-        """Is this source the one that students got?"""
-        return any(same_source(source, released) for released in (self.public, *self.released))
-
-
-# --- the problem set ---
-
-
-def release(book):
-    """Turn a problem set into the student's notebook, in place.
-
-    Solutions become stubs, hidden tests go, and the graded cells can no longer be deleted.
-    """
-    from nbgrader import preprocessors
-
-    steps = (
-        preprocessors.CheckCellMetadata(),
-        preprocessors.ClearSolutions(code_stub={"python": "raise NotImplementedError"}),
-        preprocessors.ClearHiddenTests(),
-        preprocessors.LockCells(),
-        preprocessors.ComputeChecksums(),
-    )
-    for step in steps:
-        step.log.disabled = True  # a step raises what it logs, too
-        book, _ = step.preprocess(book, {})
-    return book
-
-
-def read_assignment(path):
-    """The graded cells of an assignment, in order: a list of `GradedCell`.
-
-    The notebook beside the file is its release, where there is one. Raises InputError if the file
-    is missing or marked up wrongly.
-    """
-    import jupytext
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"there is no assignment {path}; "
-            "name the source of a problem set, a .md file with solutions"
-        )
-    book = jupytext.read(path)
-    refuse_repeated_ids(book, path)
-    try:
-        public_book = release(copy.deepcopy(book))
-    except Exception as error:  # nbgrader's steps raise errors of many kinds
-        raise InputError(f"{path} is marked up wrongly: {error}") from error
-    by_id = {}
-    for node, public in zip(book.cells, public_book.cells, strict=True):
-        info = node.metadata.get("nbgrader")
-        if info:
-            hidden = hidden_tests(node.source, info.grade_id)
-            by_id[info.grade_id] = GradedCell(node, public.source, hidden)
-    if not any(graded_cell.test for graded_cell in by_id.values()):
-        raise InputError(
-            f"{path} has no test cells: no cell has grade: true in its nbgrader metadata"
-        )
-    release_path = path.with_suffix(".ipynb")
-    if release_path.is_file() and release_path != path:
-        add_release(by_id, json.loads(release_path.read_text()))
-    return list(by_id.values())
-
-
-def refuse_repeated_ids(book, path):
-    """Raise InputError if two cells of the problem set share a grade_id."""
-    names = [
-        cell.metadata.nbgrader.get("grade_id") for cell in book.cells if "nbgrader" in cell.metadata
-    ]
-    repeated = {str(name) for name in names if names.count(name) > 1}
-    if repeated:
-        raise InputError(
-            f"{path} has two cells called {', '.join(sorted(repeated))}; give each its own grade_id"
-        )
-
-
-def add_release(by_id, book):
-    """Add to each graded cell its id and its source in the released notebook."""
-    for cell in book["cells"]:
-        name = cell["metadata"].get("nbgrader", {}).get("grade_id")
-        graded_cell = by_id.get(name)
-        if graded_cell:
-            graded_cell.ids.add(cell["id"])
-            graded_cell.released.append(as_text(cell["source"]))
-
-
-def hidden_tests(source, name):
-    """The hidden lines of a test, without their marks. They must stand at its end."""
-    _, begin_mark, rest = source.partition(BEGIN)
-    lines, end_mark, after = rest.partition(END)
-    if begin_mark and (not end_mark or after.strip()):
-        raise InputError(
-            f"the hidden tests of cell {name} must end with '{END}', as the last line of the cell"
-        )
-    return textwrap.dedent(lines).strip("\n")
-
-
 # --- the handed-in notebook ---
-
-
-def as_text(value):
-    """The text of a cell, which a notebook stores as one string or as a list of lines.
-
-    A lone half of a surrogate pair becomes "?", because a kernel refuses it.
-    """
-    joined = "".join(map(str, value)) if isinstance(value, list) else str(value or "")
-    return joined.replace("\r\n", "\n").encode("utf-8", "replace").decode()
 
 
 def dictionary(parent, key):
@@ -170,20 +36,31 @@ def parse(data):
         book = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise NotANotebook("the file is not a notebook: it is not JSON") from error
-    if isinstance(book, dict) and isinstance(book.get("worksheets"), list):  # format before 2015
-        book["cells"] = [cell for sheet in book["worksheets"] for cell in sheet.get("cells", [])]
-    if not isinstance(book, dict) or not isinstance(book.get("cells"), list):
+    if not isinstance(book, dict):
         raise NotANotebook("the file is not a notebook: it has no list of cells")
+    found = listed_cells(book)
+    if len(found) > MAX_CELLS:
+        raise NotANotebook(f"the notebook has more than {MAX_CELLS} cells")
     cells = [
         plain_cell(cell)
-        for cell in book["cells"]
-        if isinstance(cell, dict) and cell.get("cell_type") in ("code", "markdown", "raw")
+        for cell in found
+        if isinstance(cell, dict) and cell.get("cell_type") in KINDS
     ]
     widgets = dictionary(book, "metadata").get("widgets")
-    usable = widgets is None or (
-        isinstance(widgets, dict) and "state" in (widgets.get(WIDGETS) or {})
-    )
+    state = widgets.get(WIDGETS) if isinstance(widgets, dict) else None
+    usable = widgets is None or (isinstance(state, dict) and "state" in state)
     return cells, [] if usable else ["broken widget state left out"]
+
+
+def listed_cells(book):
+    """The list of cells of a notebook; also in the format from before 2015, in sheets."""
+    sheets = book.get("worksheets")
+    if isinstance(sheets, list):
+        parts = [sheet.get("cells") for sheet in sheets if isinstance(sheet, dict)]
+        return [cell for part in parts if isinstance(part, list) for cell in part]
+    if not isinstance(book.get("cells"), list):
+        raise NotANotebook("the file is not a notebook: it has no list of cells")
+    return book["cells"]
 
 
 def plain_cell(cell):
@@ -196,13 +73,6 @@ def plain_cell(cell):
         "grade_id": str(info.get("grade_id", "")),
         "ids": {str(cell.get("id")), str(metadata.get("id"))},  # Colab has it in the metadata
     }
-
-
-def same_source(source, other):
-    """Are two sources the same, apart from blanks at the ends of lines?"""
-    lines = [line.rstrip() for line in source.strip().splitlines()]
-    other_lines = [line.rstrip() for line in other.strip().splitlines()]
-    return lines == other_lines
 
 
 def nearly_same(source, other):

@@ -1,0 +1,177 @@
+"""Look at what a running notebook uses, and end it when it passes a limit.
+
+The watch runs in the grader's parent process, which reads nothing that a notebook sends; so no
+message can hold it up.
+"""
+
+import os
+import time
+
+import psutil
+
+from .room import SCRATCH
+
+MIN_FREE_BYTES = 400e6  # of the machine's memory: below it the notebook that runs is ended
+MIN_FREE_DISK_BYTES = 200e6
+SURE = 0.5  # share of the limit below which the quick count is enough
+SLOW_LOOKS = 20  # every so many looks the slow count is taken all the same
+INODE_BYTES = 1000  # of the system's memory for each file, also for an empty one
+
+
+def descendants(pid):
+    """The processes below a process."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def processor_seconds(processes):
+    """The processor time of these processes, and of those that they started and that ended."""
+    total = 0
+    for process in processes:
+        try:
+            times = process.cpu_times()
+        except psutil.Error:  # it has ended meanwhile
+            continue
+        total += times.user + times.system
+        total += getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
+    return total
+
+
+def memory_bytes(processes):
+    """The memory of these processes together; what they share counts once."""
+    total = 0
+    for process in processes:
+        try:
+            total += share_of_memory(process)
+        except psutil.Error:  # it has ended meanwhile
+            pass
+    return total
+
+
+def resident_bytes(processes):
+    """The memory of these processes that is not swapped; what they share counts for each."""
+    total = 0
+    for process in processes:
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:  # it has ended meanwhile
+            pass
+    return total
+
+
+def share_of_memory(process):
+    """The memory of one process: its own pages, and its share of those that several hold."""
+    try:
+        memory = process.memory_full_info()
+    except psutil.AccessDenied:
+        return process.memory_info().rss
+    return getattr(memory, "pss", memory.uss) + getattr(memory, "swap", 0)
+
+
+def scratch_bytes(processes):
+    """The memory of the files in the room's own folders, seen through one of its processes."""
+    for process in reversed(processes[1:]):  # the first one, bubblewrap, stands outside
+        try:
+            folders = [os.statvfs(f"/proc/{process.pid}/root{folder}") for folder in SCRATCH]
+        except OSError:  # it has ended meanwhile
+            continue
+        return sum(
+            (folder.f_blocks - folder.f_bfree) * folder.f_frsize
+            + (folder.f_files - folder.f_ffree) * INODE_BYTES
+            for folder in folders
+        )
+    return 0
+
+
+def count_threads(processes):
+    """The threads of these processes together."""
+    total = 0
+    for process in processes:
+        try:
+            total += process.num_threads()
+        except psutil.Error:  # it has ended meanwhile
+            pass
+    return total
+
+
+def kill(processes):
+    """End these processes, those that still run."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.Error:  # it has ended meanwhile
+            pass
+
+
+class Watch:
+    """The limits of one notebook. `is_told` says that it knows which one it passed."""
+
+    def __init__(self, limits, folder, sandboxed):
+        self.limits = limits
+        self.folder = folder
+        self.sandboxed = sandboxed
+        self.begun = time.monotonic()
+        self.shared_before = shared_bytes()
+        self.processor = 0
+        self.looks = 0
+        self.is_told = False
+
+    def look(self, processes):
+        """Which limit is passed: (status, reason), or None."""
+        # Those of a process that ended, and that nobody waited for, are not forgotten.
+        self.processor = max(self.processor, processor_seconds(processes))
+        return self.time_passed() or self.size_passed(processes) or self.machine_full()
+
+    def time_passed(self):
+        """The limits of time."""
+        most = self.limits.timeout
+        if self.processor > most:
+            return "timeout", f"more than {most:g} s of processor time for the notebook"
+        clock = self.limits.notebook_clock
+        if time.monotonic() - self.begun > clock:
+            return "timeout", f"more than {clock:g} s by the clock for the notebook"
+        return None
+
+    def size_passed(self, processes):
+        """The limits of memory, processes and threads."""
+        limits = self.limits
+        if len(processes) > limits.processes:
+            return "crashed", f"more than {limits.processes} processes"
+        if count_threads(processes) > limits.threads:
+            return "crashed", f"more than {limits.threads} threads"
+        most = limits.memory * 2**30
+        # Shared memory may belong to no process. The machine's other programs have some, too, so
+        # it counts only when it alone passes the limit.
+        shared = shared_bytes() - self.shared_before
+        if self.memory(processes) > most or shared > most:
+            return "crashed", f"more than {limits.memory:g} GB of memory"
+        return None
+
+    def memory(self, processes):
+        """The memory of the notebook, its files in the room included."""
+        self.looks += 1
+        # The resident memory is quick to read. It counts shared pages twice and leaves out what was
+        # swapped, so the slow count decides near the limit, and from time to time.
+        total = resident_bytes(processes)
+        if total > SURE * self.limits.memory * 2**30 or self.looks % SLOW_LOOKS == 0:
+            total = memory_bytes(processes)
+        if self.sandboxed and len(processes) > 2:  # the room is made, and its Python runs
+            total += scratch_bytes(processes)
+        return total
+
+    def machine_full(self):
+        """What the machine needs for itself."""
+        if psutil.virtual_memory().available < MIN_FREE_BYTES:
+            return "crashed", "the machine had no memory left"
+        if self.sandboxed:
+            return None  # a room cannot write on the disk
+        if psutil.disk_usage(self.folder).free < MIN_FREE_DISK_BYTES:
+            return "crashed", f"the disk was full at {self.folder}"
+        return None
+
+
+def shared_bytes():
+    """The machine's shared memory, in which the files of a room lie."""
+    return getattr(psutil.virtual_memory(), "shared", 0)
