@@ -13,9 +13,9 @@ import torch
 import xcnn
 from xcnn import scenes
 from xcnn.engine.head import Head
-from xcnn.paths import data_folder
 from xcnn.methods import shapley
 from xcnn.methods.shap_cam import Game
+from xcnn.paths import data_folder
 
 from tests.bench.measure import record
 

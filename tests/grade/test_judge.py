@@ -1,13 +1,8 @@
-"""Points, and the tests that must fail."""
+"""Points of a test, by how it ended and what its last line says."""
 
-import nbformat
-import pytest
 from nbformat.v4 import new_code_cell
-from xcnn.grade import judge, mend, problem_set
-from xcnn.grade.run import Reply
-
-from tests.grade.submitted import SETS, TINY
-from tests.grade.test_grade import solved
+from xcnn.grade import judge, problem_set
+from xcnn.grade.outputs import Reply
 
 
 def points_of(reply, points=2):
@@ -26,90 +21,3 @@ def test_points():
         assert points_of(Reply("ok", value=value)) == 0, value
     assert points_of(Reply("error")) == points_of(Reply("error", value="2")) == 0
     assert points_of(None) == 0
-
-
-def parts_of(path):
-    """The parts of a page for a problem set with its solutions, and replies that all passed."""
-    graded_cells = problem_set.read_assignment(path)
-    pairs = [
-        ({"kind": "code", "source": graded_cell.node.source}, graded_cell)
-        for graded_cell in graded_cells
-        if graded_cell.node.cell_type == "code"
-    ]
-    code, _, shown = judge.lay_out(pairs)
-    return pairs, shown, {position: Reply("ok") for position in range(len(code))}
-
-
-@pytest.mark.parametrize("path", [TINY, *SETS], ids=lambda path: path.stem)
-def test_each_passed_test_has_cells_that_must_fail(path):
-    _, shown, replies = parts_of(path)
-    tests = [part for part in shown if part["graded_cell"].test]
-    canaries = judge.canaries(shown, replies)
-    assert len(canaries) >= len(judge.CANARIES) + len(tests)
-    for source in canaries:
-        compile(source, "canary", "exec")
-
-
-@pytest.mark.parametrize("source", judge.CANARIES + judge.TORCH_CANARIES)
-def test_canaries_fail(source):
-    with pytest.raises(AssertionError):
-        exec(source, {})
-
-
-def test_canaries_from_a_test_fail_for_right_answers_only_by_their_expectation():
-    test = "got = step(3)\nassert got == 1, 'one'\nassert got < 2"
-    (changed,) = judge.expect_the_impossible(test)
-    with pytest.raises(AssertionError):
-        exec(changed, {"step": lambda z: 1})
-    always = type("Always", (), {"__eq__": lambda *a: True, "__lt__": lambda *a: True})
-    exec(changed, {"step": lambda z: always()})  # what claims to equal all is found out
-    assert judge.expect_the_impossible("print(3)") == []
-    assert judge.expect_the_impossible("%matplotlib inline") == []
-
-
-@pytest.mark.parametrize("path", SETS, ids=lambda path: path.stem)
-def test_solutions_name_nothing_of_the_machinery(path):
-    """Honest answers are not looked at for what they name."""
-    cells, _ = mend.parse(nbformat.writes(solved(path)).encode())
-    pairs, _ = mend.mend(cells, problem_set.read_assignment(path))
-    assert judge.traces(pairs) == []
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import builtins",
-        "x = get_ipython().ast_transformers",
-        "np.allclose = print",
-        "np.testing.assert_allclose=print",
-        "setattr(np, 'all', print)",
-        "import sys; sys.modules['numpy'] = 3",
-        "def __eq__(self, other): return True",
-        "open('/proc/self/fd/5', 'w')",
-        "import ctypes",
-        "f = sys._getframe(1)",
-        "gc.get_objects()",
-        "x = 1\n" * 600_000,
-    ],
-)
-def test_traces(code):
-    assert judge.traces([({"kind": "code", "source": code}, None)])
-    assert not judge.traces([({"kind": "markdown", "source": code}, None)])
-
-
-@pytest.mark.parametrize(
-    "code",
-    ["ok = np.allclose(a, b)", "import sys\nprint(sys.version)", "if np.all(x == 3): pass"],
-)
-def test_honest_code_leaves_no_trace(code):
-    assert not judge.traces([({"kind": "code", "source": code}, None)])
-
-
-@pytest.mark.parametrize(
-    "piece", ["np.", "setattr(", "get_ipython()", "__", "/proc/", "assert_", "np.all ", "\\x"]
-)
-def test_traces_are_found_in_linear_time(piece, processor_time):
-    """A second is 100 times what it takes; a quadratic search would take hours."""
-    code = piece * (judge.MAX_CODE // len(piece))
-    with processor_time(most=20):
-        judge.traces([({"kind": "code", "source": code}, None)])

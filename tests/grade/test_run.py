@@ -6,10 +6,9 @@ import select
 from types import SimpleNamespace
 
 import pytest
-from nbformat.v4 import new_code_cell
 from xcnn.grade import run
-from xcnn.grade.inside import HEADER, MAX_PART, Line
-from xcnn.grade.run import Outcome, Outputs, RoomEnded, Runner, read_reply
+from xcnn.grade.inside import HEADER, MAX_PART, open_line
+from xcnn.grade.run import RoomEnded, Runner
 
 
 @pytest.fixture
@@ -97,53 +96,11 @@ def test_a_flood_ends_the_run(line, monkeypatch, name, most):
 def test_the_other_end_writes_parts_that_are_read_again(line):
     runner, target = line
     source, nothing = os.pipe()
-    sender = Line(source, target)
+    send, _ = open_line(source, target)
     text = "é\ud800" * 5000
-    sender.send(b"O", {"text": text})
+    send(b"O", {"text": text})
     os.close(target)
     os.close(nothing)
     while (message := runner.next_message(0)) is None:
         pass
     assert message == (b"O", {"text": text})
-
-
-def kept(*contents, output=1e6):
-    """What a cell keeps of these outputs, and how much more it may keep."""
-    cell = new_code_cell("")
-    outcome = Outcome(bytes_left=output)
-    outputs = Outputs(cell, outcome)
-    for content in contents:
-        outputs.add(content)
-    return cell.outputs, outcome.bytes_left
-
-
-def test_outputs_are_text_only():
-    odd = {"image/png": ["x"], "text/plain": 3, "text/html": {"a": "b"}, "x": "y\ud800"}
-    (shown,), _ = kept({"output_type": "display_data", "data": odd, "metadata": {"a": "b"}})
-    assert shown.data == {"x": "y?"} and shown.metadata == {}
-    error = {"output_type": "error", "ename": 3, "evalue": None, "traceback": ["a", 3, None]}
-    (shown,), _ = kept(error)
-    assert (shown.ename, shown.evalue, shown.traceback) == ("", "", ["a", "", ""])
-    assert kept({"output_type": "update"}, {}, {"output_type": ["stream"]})[0] == []
-
-
-def test_streams_are_joined_and_cleared_and_cut():
-    def say(text, name="stdout"):
-        return {"output_type": "stream", "name": name, "text": text}
-
-    shown, left = kept(say("a"), say("b"), say("c", "stderr"), say(3))
-    assert ["".join(output.text) for output in shown] == ["ab", "c", ""]
-    assert left == 1e6 - 3
-    assert kept(say("a"), {"output_type": "clear"})[0] == []
-    shown, left = kept(say("a" * 60), say("b" * 60), say("c"), output=100)
-    assert ["".join(output.text) for output in shown] == ["a" * 60] and left < 0
-    many = [{"output_type": "display_data", "data": {"text/plain": "x"}}] * 3000
-    assert len(kept(*many)[0]) == run.MAX_OUTPUTS
-
-
-def test_replies_are_cut():
-    reply = read_reply({"status": "fine", "ename": "E" * 10_000, "evalue": "a\nb", "value": None})
-    assert reply.status == "error" and len(reply.ename) == run.MAX_WORDS
-    assert reply.evalue == "a" and reply.value is None
-    assert read_reply({"status": "ok", "value": ["1"]}).value == ""
-    assert read_reply({"status": "ok", "value": "1.5"}).value == "1.5"

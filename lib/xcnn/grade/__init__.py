@@ -7,7 +7,7 @@ file here is one step:
     student.py  one process per student, in which all steps below happen
     mend.py     reads the notebook and repairs it by the problem set (problem_set.py)
     run.py      runs it in a locked room (room.py), whose Python is inside.py
-    judge.py    gives points, and looks for forged ones
+    judge.py    gives points; forgery.py tells forged ones
     page.py     draws the page of feedback
     table.py    writes the table, after each student
 
@@ -30,6 +30,7 @@ from .limits import Limits
 
 VERSION = 2  # of the grader: rows of another one are graded again
 HASH_LENGTH = 16
+WORKPLACE = "xcnn-grade-"  # the beginning of the names of temporary folders
 MAX_GUESSED = 40  # submissions that are looked into to guess the assignment
 NAME_LENGTH = 60  # characters of the student's name in the name of a page
 
@@ -146,7 +147,8 @@ class Batch:
 
         tqdm.monitor_interval = 0  # a process with a thread must not fork
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        workplace = tempfile.mkdtemp(prefix="xcnn-grade-")
+        remove_leftovers()
+        workplace = tempfile.mkdtemp(prefix=f"{WORKPLACE}{os.getpid()}-")
         try:
             with tqdm(handed_in, unit="student", disable=None) as bar:
                 for submission in bar:
@@ -170,13 +172,7 @@ class Batch:
             own |= {"file": submission.file, "page": name if self.pages else earlier["page"]}
             self.rows.append(earlier | {column: table.safe(text) for column, text in own.items()})
             return
-        folder.mkdir()
-        if submission.read is None:
-            row = student.empty_row(submission, self.graded_cells)
-            row["status"] = "not a notebook" if submission.problem else "missing"
-            row["detail"] = submission.problem or "nothing handed in"
-        else:
-            row = student.grade_apart(submission, self.graded_cells, self.options, folder)
+        row = self.row_of(submission, folder)
         row["hash"] = key
         row["page"] = name if self.pages else ""
         row |= {column: table.safe(row[column]) for column in table.TEXT_COLUMNS}
@@ -186,6 +182,19 @@ class Batch:
         self.rows.append(row)
         self.attempt(self.save, self.rows + self.waiting())
         student.remove(folder)
+
+    def row_of(self, submission, folder):
+        """The row of a submission, in whose folder its page may be."""
+        row = student.empty_row(submission, self.graded_cells)
+        if submission.read is None:
+            row["status"] = "not a notebook" if submission.problem else "missing"
+            row["detail"] = submission.problem or "nothing handed in"
+            return row
+        try:
+            folder.mkdir()
+            return student.grade_apart(submission, self.graded_cells, self.options, folder)
+        except OSError as error:  # the machine has no room for a folder or a process
+            return row | {"status": "crashed", "detail": f"the grader failed: {error}"}
 
     def waiting(self):
         """The rows of the earlier table whose students have not had their turn yet."""
@@ -230,6 +239,14 @@ class Batch:
         except find.Unreadable as error:
             content.update(str(error).encode("utf-8", "replace"))
         return content.hexdigest()[:HASH_LENGTH]
+
+
+def remove_leftovers():
+    """Delete the folders of earlier runs that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{WORKPLACE}*"):
+        number = folder.name.removeprefix(WORKPLACE).split("-")[0]
+        if number.isdigit() and not os.path.exists(f"/proc/{number}"):
+            student.remove(folder)
 
 
 def page_name(submission):

@@ -25,143 +25,148 @@ from traitlets.config import Config
 
 HEADER = struct.Struct(">cI")
 MAX_PART = select.PIPE_BUF - HEADER.size  # the system never mixes writes of this size
-BUFFER = 8192  # characters of a stream that are sent together
+BUFFER = 8192  # a longer text that is printed is sent at once
+MAX_WAITING = 100  # printed texts that wait to be sent together
+LARGE_BUFFER = 500_000  # characters of a stream in one message
 SMALL_BUFFER = 500  # in a process that the notebook forked: a message of one part
 MAX_WORDS = 500  # characters of an error that are told
 MAX_TASKS = 1024  # processes and threads; counted for the room alone since Linux 5.14
 
 
-class Line:
-    """The line to the grader."""
+def open_line(source, target):
+    """Open the line to the grader: the functions (send, receive).
 
-    def __init__(self, source, target):
-        self.source = os.fdopen(source, "rb")
-        self.target = target
-        self.process = os.getpid()
-        self.lock = threading.Lock()
-        for descriptor in (source, target):
-            os.set_inheritable(descriptor, False)
+    They are closures, so that no object which the notebook meets leads to the line.
+    """
+    requests = os.fdopen(source, "rb")
+    own_process = os.getpid()
+    lock = threading.Lock()
+    for descriptor in (source, target):
+        os.set_inheritable(descriptor, False)
 
-    def send(self, kind, message):
+    def write(kind, content):
+        """Write one part at once."""
+        os.write(target, HEADER.pack(kind, len(content)) + content)
+
+    def send(kind, message):
         """Write a message, in parts if it is long."""
         content = dumps(message, default=str).encode()
-        if os.getpid() != self.process:  # after a fork another thread may have held the lock
-            self.write(kind, content[:MAX_PART])
+        if os.getpid() != own_process:  # after a fork another thread may have held the lock
+            write(kind, content[:MAX_PART])
             return
         # An interrupt between two parts would spoil the next message.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with self.lock:
+            with lock:
                 last = max(len(content) - 1, 0) // MAX_PART * MAX_PART
                 for start in range(0, last, MAX_PART):
-                    self.write(b"P", content[start : start + MAX_PART])
-                self.write(kind, content[last:])
+                    write(b"P", content[start : start + MAX_PART])
+                write(kind, content[last:])
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
-    def write(self, kind, content):
-        """Write one part at once."""
-        os.write(self.target, HEADER.pack(kind, len(content)) + content)
-
-    def receive(self):
+    def receive():
         """The next request; None at the end."""
-        header = self.source.read(HEADER.size)
+        header = requests.read(HEADER.size)
         if len(header) < HEADER.size:
             return None
-        return loads(self.source.read(HEADER.unpack(header)[1]))
+        return loads(requests.read(HEADER.unpack(header)[1]))
+
+    return send, receive
 
 
-class Stream(io.TextIOBase):
-    """What the notebook prints to, in place of the standard streams."""
+def open_stream(name, send):
+    """What the notebook prints to, in place of a standard stream."""
+    waiting = []
+    own_process = os.getpid()
 
-    encoding = "utf-8"
-    errors = "replace"
+    class Stream(io.TextIOBase):
+        encoding = "utf-8"
+        errors = "replace"
 
-    def __init__(self, name, line):
-        super().__init__()
-        self.name = name
-        self.line = line
-        self.waiting = []
-        self.size = 0
+        def writable(self):
+            return True
 
-    def writable(self):
-        return True
+        def fileno(self):
+            return 1 if name == "stdout" else 2
 
-    def fileno(self):
-        return 1 if self.name == "stdout" else 2
+        def write(self, text):
+            if not isinstance(text, str):
+                raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            waiting.append(text)
+            if len(waiting) > MAX_WAITING or len(text) > BUFFER:
+                self.flush()
+            return len(text)
 
-    def write(self, text):
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self.waiting.append(text)
-        self.size += len(text)
-        if self.size > BUFFER:
-            self.flush()
-        return len(text)
+        def flush(self):
+            text = "".join(waiting)
+            waiting.clear()
+            step = LARGE_BUFFER if os.getpid() == own_process else SMALL_BUFFER
+            for start in range(0, len(text), step):
+                part = text[start : start + step]
+                send(b"O", {"output_type": "stream", "name": name, "text": part})
 
-    def flush(self):
-        text = "".join(self.waiting)
-        self.waiting.clear()
-        self.size = 0
-        step = BUFFER * 100 if os.getpid() == self.line.process else SMALL_BUFFER
-        for start in range(0, len(text), step):
-            part = text[start : start + step]
-            self.line.send(b"O", {"output_type": "stream", "name": self.name, "text": part})
+    return Stream()
 
 
-class Publisher(DisplayPublisher):
-    """Sends what the notebook displays."""
+def output_sender(send, streams):
+    """The function that sends an output, after what was printed before it."""
 
-    def publish(self, data, metadata=None, *, transient=None, update=False, **others):
-        self.shell.send_output({"output_type": "display_data", "data": as_text(data)})
-
-    def clear_output(self, wait=False):
-        self.shell.send_output({"output_type": "clear"})
-
-
-class Hook(DisplayHook):
-    """Sends the value of a cell's last line."""
-
-    def start_displayhook(self):
-        pass
-
-    def write_output_prompt(self):
-        pass
-
-    def write_format_data(self, format_dict, md_dict=None):
-        self.shell.send_output({"output_type": "execute_result", "data": as_text(format_dict)})
-
-    def finish_displayhook(self):
-        pass
-
-
-class Shell(InteractiveShell):
-    """IPython without a terminal and without a kernel's five channels."""
-
-    line = None
-    streams = ()
-
-    def init_io(self):
-        pass
-
-    def enable_gui(self, gui=None):
-        pass
-
-    def ask_exit(self):
-        print("A notebook does not end by exit() or quit().")
-
-    def send_output(self, output):
-        """Send an output, after what was printed before it."""
-        self.send_printed()
-        self.line.send(b"O", output)
-
-    def send_printed(self):
-        """Send what was printed and waits."""
-        for stream in self.streams:
+    def send_output(output):
+        for stream in streams:
             stream.flush()
+        send(b"O", output)
 
-    def _showtraceback(self, etype, evalue, stb):
-        self.send_output({"output_type": "error", **told(evalue), "traceback": list(stb)})
+    return send_output
+
+
+def open_shell(send_output):
+    """IPython without a terminal and without a kernel's five channels."""
+    publisher, hook = display_classes(send_output)
+
+    class Shell(InteractiveShell):
+        def init_io(self):
+            pass
+
+        def enable_gui(self, gui=None):
+            pass
+
+        def ask_exit(self):
+            print("A notebook does not end by exit() or quit().")
+
+        def _showtraceback(self, etype, evalue, stb):
+            send_output({"output_type": "error", **told(evalue), "traceback": list(stb)})
+
+    settings = Config()
+    settings.HistoryManager.enabled = False
+    settings.InteractiveShell.autoindent = False
+    return Shell.instance(config=settings, display_pub_class=publisher, displayhook_class=hook)
+
+
+def display_classes(send_output):
+    """The classes that send what the notebook displays, and the value of a cell's last line."""
+
+    class Publisher(DisplayPublisher):
+        def publish(self, data, metadata=None, *, transient=None, update=False, **others):
+            send_output({"output_type": "display_data", "data": as_text(data)})
+
+        def clear_output(self, wait=False):
+            send_output({"output_type": "clear"})
+
+    class Hook(DisplayHook):
+        def start_displayhook(self):
+            pass
+
+        def write_output_prompt(self):
+            pass
+
+        def write_format_data(self, format_dict, md_dict=None):
+            send_output({"output_type": "execute_result", "data": as_text(format_dict)})
+
+        def finish_displayhook(self):
+            pass
+
+    return Publisher, Hook
 
 
 def as_text(data):
@@ -181,10 +186,11 @@ def told(error):
     return {"ename": type(error).__name__[:MAX_WORDS], "evalue": words[:MAX_WORDS]}
 
 
-def run(shell, request):
+def run(shell, request, streams):
     """Run one cell: its reply."""
     result = shell.run_cell(request["source"], store_history=request["store"])
-    shell.send_printed()
+    for stream in streams:
+        stream.flush()
     error = result.error_before_exec or result.error_in_exec
     reply = {"token": request["token"], "status": "error" if error else "ok", "value": None}
     if error:
@@ -196,29 +202,23 @@ def run(shell, request):
 
 def main(source, target):
     """Run cells until no more come."""
-    line = Line(source, target)
-    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    if hard == resource.RLIM_INFINITY or hard > MAX_TASKS:
-        set_tasks()
+    send, receive = open_line(source, target)
+    set_tasks()
     sys.path.insert(0, "")
-    settings = Config()
-    settings.HistoryManager.enabled = False
-    settings.InteractiveShell.autoindent = False
-    Shell.line = line
-    shell = Shell.instance(config=settings, display_pub_class=Publisher, displayhook_class=Hook)
-    shell.streams = Stream("stdout", line), Stream("stderr", line)
-    sys.stdout, sys.stderr = shell.streams
+    streams = open_stream("stdout", send), open_stream("stderr", send)
+    shell = open_shell(output_sender(send, streams))
+    sys.stdout, sys.stderr = streams
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    line.send(b"R", {"token": "ready"})
-    while (request := line.receive()) is not None:
+    send(b"R", {"token": "ready"})
+    while (request := receive()) is not None:
         # Set again for each cell: an interrupt ends the cell, and not this loop.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            reply = run(shell, request)
+            reply = run(shell, request, streams)
         except BaseException as error:
             reply = {"token": request["token"], "status": "error", **told(error)}
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        line.send(b"R", reply)
+        send(b"R", reply)
 
 
 def set_tasks():

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from . import room, watch
+from .outputs import Outputs, read_reply
 
 HEADER = struct.Struct(">cI")
 PROGRAM = str(Path(__file__).with_name("inside.py"))
@@ -26,25 +27,12 @@ MAX_MESSAGE_BYTES = 8 * 2**20  # a larger output is dropped
 MAX_REPLY_BYTES = 20_000
 MAX_BYTES = 2**30  # of all messages of a notebook; more is a flood
 MAX_MESSAGES = 500_000
-MAX_OUTPUTS = 1000  # of a cell
-MAX_WORDS = 160  # characters of an error that are kept
 PART_BYTES = 2**16
 PATIENCE = 0.5  # seconds between two looks at the limits of a cell
 FLOOD = "a flood of output"
 NONSENSE = "the notebook's Python wrote nonsense to the grader"
-OUTPUTS = ("stream", "error", "display_data", "execute_result")
 CLEANING_ROUNDS = 50
 VERDICT_TIMEOUT = 3  # seconds for the watch to say why it ended the room
-
-
-@dataclass
-class Reply:
-    """How a cell ended. `value` is the text of its last line's value, or None."""
-
-    status: str
-    ename: str = ""
-    evalue: str = ""
-    value: str | None = None
 
 
 @dataclass
@@ -281,77 +269,3 @@ class CellLimit:
         elif now - self.begun > self.limits.cell_clock:
             self.passed = f"{self.limits.cell_clock:g} s by the clock"
         return bool(self.passed)
-
-
-class Outputs:
-    """Adds outputs to a cell, as far as the notebook's output is kept."""
-
-    def __init__(self, cell, outcome):
-        self.cell = cell
-        self.outcome = outcome
-
-    def add(self, content):
-        """Keep an output. Its metadata goes; only text is left."""
-        kind = content.get("output_type")
-        if kind == "clear":
-            self.cell.outputs = []
-        if kind not in OUTPUTS or len(self.cell.outputs) >= MAX_OUTPUTS:
-            return
-        output = plain_output(kind, content)
-        self.outcome.bytes_left -= sum(map(len, all_text(output)))
-        if self.outcome.bytes_left < 0:
-            return
-        last = self.cell.outputs[-1] if self.cell.outputs else None
-        if kind == "stream" and last and last.output_type == kind and last.name == output.name:
-            last.text += output.text  # lists: adding to a long text would copy it each time
-        else:
-            self.cell.outputs.append(output)
-
-
-def plain_output(kind, content):
-    """An output that holds text, and nothing else."""
-    from nbformat import NotebookNode
-
-    if kind == "stream":
-        name = "stderr" if content.get("name") == "stderr" else "stdout"
-        return NotebookNode(output_type=kind, name=name, text=[text(content.get("text"))])
-    if kind == "error":
-        lines = content.get("traceback")
-        return NotebookNode(
-            output_type=kind,
-            ename=text(content.get("ename"))[:MAX_WORDS],
-            evalue=text(content.get("evalue")),
-            traceback=[text(line) for line in lines] if isinstance(lines, list) else [],
-        )
-    data = content.get("data")
-    data = data if isinstance(data, dict) else {}
-    plain = {text(name): text(value) for name, value in data.items() if isinstance(value, str)}
-    output = NotebookNode(output_type=kind, data=NotebookNode(plain), metadata=NotebookNode())
-    if kind == "execute_result":
-        output.execution_count = None
-    return output
-
-
-def all_text(output):
-    """Every text of an output."""
-    lines = [*output.get("text", []), *output.get("traceback", [])]
-    return [*lines, output.get("evalue", ""), *output.get("data", {}).values()]
-
-
-def text(value):
-    """The value as text that can be written; empty if it is none."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
-
-
-def read_reply(content):
-    """The `Reply` that a message holds, cut."""
-    status = "ok" if content.get("status") == "ok" else "error"
-    words = [first_line(text(content.get(key))) for key in ("ename", "evalue")]
-    value = content.get("value")
-    return Reply(status, *words, first_line(text(value)) if value is not None else None)
-
-
-def first_line(words, length=MAX_WORDS):
-    """The first line of a text, cut."""
-    lines = words.strip().splitlines()
-    return lines[0][:length] if lines else ""

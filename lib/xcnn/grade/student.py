@@ -5,6 +5,7 @@ drawing the page. The process has limits, and its death costs this student's poi
 two files to the parent process: the row of the table, and the page.
 """
 
+import contextlib
 import ctypes
 import json
 import mmap
@@ -18,11 +19,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from . import judge, mend, page, watch
+from . import forgery, judge, mend, page, watch
 from .find import Unreadable, clean
 from .limits import CLOCK_FACTOR, Limits
+from .outputs import first_line
 from .room import DIE_WITH_PARENT, set_limit
-from .run import Runner, first_line, run_cells
+from .run import Runner, run_cells
 from .table import safe
 
 READ, RUN, PAGE = b"read", b"run ", b"page"  # what the process is doing
@@ -30,7 +32,7 @@ WORDS = {READ: "reading and mending the file", RUN: "running it", PAGE: "drawing
 ROW = "row.json"
 PAGE_FILE = "page.html"
 SLACK = 60  # seconds by the clock that each of them has besides its limit
-MAX_BYTES = 3 * 2**30  # of the address space of the process; its memory is far less
+MAX_BYTES = 2 * 2**30  # of the address space of the process; its memory is far less
 MAX_FILE_BYTES = 2**28  # of a file that it writes
 MAX_OPEN_FILES = 256
 MAX_ROW_BYTES = 200_000
@@ -143,7 +145,7 @@ def grade(submission, problem_set, options, folder, verdicts, progress):
     progress[:4] = READ
     allow_processor_time(options.limits.own)
     failures = judge.judge(shown, outcome.replies, row)
-    suspicions += [f"its code names {what}" for what in judge.traces(pairs)]
+    suspicions += [f"its code names {what}" for what in forgery.traces(pairs)]
     if submission.doubt:
         suspicions.insert(0, submission.doubt)
     details = describe(outcome, notes, suspicions, problem_set) + failures
@@ -162,14 +164,14 @@ def run(code, parents, shown, options, folder, verdicts):
         outcome = run_cells(code, parents, options.limits, runner)
         if outcome.status == "crashed" or runner.process.poll() is not None:
             return outcome, []
-        canaries = judge.canaries(shown, outcome.replies)
+        canaries = forgery.canaries(shown, outcome.replies)
         traps = [judge.new_cell("code", source) for source in canaries]
         own = {position: position for position in range(len(traps))}
         caught = run_cells(traps, own, options.limits, runner)
     passed = sum(reply.status == "ok" for reply in caught.replies.values())
     suspicions = [f"{passed} tests passed that must fail"] if passed else []
     if caught.status:
-        suspicions.append("it ended among the tests that must fail")
+        suspicions.append(f"among the tests that must fail: {caught.detail[0]}")
     return outcome, suspicions
 
 
@@ -243,7 +245,8 @@ def stand_watch(pid, options, folder, verdict_writer, progress):
             verdict = verdict or guard.look(processes)
         if processes and verdict:
             if not guard.is_told:
-                os.write(verdict_writer, "|".join(verdict).encode())
+                with contextlib.suppress(BrokenPipeError):  # the process may have ended
+                    os.write(verdict_writer, "|".join(verdict).encode())
                 guard.is_told = True
             watch.kill(processes)
         time.sleep(WAIT)

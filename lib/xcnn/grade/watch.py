@@ -6,6 +6,7 @@ message can hold it up.
 
 import os
 import time
+from pathlib import Path
 
 import psutil
 
@@ -113,7 +114,7 @@ class Watch:
         self.folder = folder
         self.sandboxed = sandboxed
         self.begun = time.monotonic()
-        self.shared_before = shared_bytes()
+        self.ownerless = ownerless_bytes()
         self.processor = 0
         self.looks = 0
         self.is_told = False
@@ -142,11 +143,13 @@ class Watch:
         if count_threads(processes) > limits.threads:
             return "crashed", f"more than {limits.threads} threads"
         most = limits.memory * 2**30
-        # Shared memory may belong to no process. The machine's other programs have some, too, so
-        # it counts only when it alone passes the limit.
-        shared = shared_bytes() - self.shared_before
-        if self.memory(processes) > most or shared > most:
+        if self.memory(processes) > most:
             return "crashed", f"more than {limits.memory:g} GB of memory"
+        # Some memory belongs to no process. The machine's other programs have some, too, so it
+        # counts only when it alone passes the limit.
+        for kind, before in self.ownerless.items():
+            if ownerless_bytes()[kind] - before > most:
+                return "crashed", f"more than {limits.memory:g} GB of memory {kind}"
         return None
 
     def memory(self, processes):
@@ -172,6 +175,16 @@ class Watch:
         return None
 
 
-def shared_bytes():
-    """The machine's shared memory, in which the files of a room lie."""
-    return getattr(psutil.virtual_memory(), "shared", 0)
+def ownerless_bytes():
+    """The machine's memory that is no process's own: shared, or held by the system for them.
+
+    In the second are the buffers of sockets and pipes, page tables, and the system's lists.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return {}
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    known = ("MemFree", "Buffers", "Cached", "SwapCached", "AnonPages", "SReclaimable")
+    system = kilobytes["MemTotal"] - sum(kilobytes[name] for name in known)
+    return {"that is shared": 1024 * kilobytes["Shmem"], "of the system": 1024 * system}
