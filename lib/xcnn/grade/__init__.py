@@ -25,6 +25,10 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import InputError
+
+if os.name != "posix":
+    raise ImportError("xcnn.grade needs Linux; on Windows use WSL, the Windows Subsystem for Linux")
+
 from . import find, page, problem_set, room, student, table
 from .limits import Limits
 

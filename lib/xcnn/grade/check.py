@@ -75,7 +75,7 @@ def walls():
     os.environ[SECRET] = "a password"
     machine = seccomp.CALLS.get(os.uname().machine, {"keyctl": 250, "unshare": 272})
     with (
-        tempfile.NamedTemporaryFile(dir=Path.home()) as bait,
+        tempfile.NamedTemporaryFile(dir=own_folder()) as bait,
         socket.create_server(("127.0.0.1", 0)) as server,
     ):
         places = ["/usr", "/", sys.prefix, str(Path(__file__).parent)]
@@ -86,6 +86,12 @@ def walls():
             found["network of this machine"] = "a connection arrived"
     del os.environ[SECRET]
     return found
+
+
+def own_folder():
+    """The grader's home, or the folder of temporary files where it cannot be written."""
+    home = Path.home()
+    return home if os.access(home, os.W_OK) else None
 
 
 def attempt(code, values):

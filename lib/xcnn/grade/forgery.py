@@ -10,22 +10,21 @@ import re
 from .judge import score
 
 # Cells that must fail, sent like hidden tests. Where one passes, the notebook has changed what
-# Python, IPython or a library do with a test. They use the notebook's own `np`, and the real one.
+# Python, IPython or a library do with a test. They use the notebook's own `np` and `torch`, and the
+# real ones.
 CANARIES = (
     "assert [1, 2] == [1, 3]",
     "raise AssertionError('this test fails')",
     "import math\nassert math.isclose(1.0, 2.0)",
     "assert np.array_equal([1, 2], [1, 3])",
     "assert np.allclose([1.0, 2.0], [1.0, 2.5])",
+    "assert torch.equal(torch.ones(2), torch.zeros(2))",
+    "assert torch.allclose(torch.ones(2), torch.zeros(2))",
     "import numpy\nassert numpy.array_equal([1, 2], [1, 3])",
     "import numpy\nassert numpy.allclose([1.0, 2.0], [1.0, 2.5])",
     "import numpy\nnumpy.testing.assert_allclose([1.0], [2.0])",
-)
-# For networks; only where the notebook has imported torch, which takes seconds.
-TORCH_CANARIES = (
-    "assert torch.equal(torch.ones(2), torch.zeros(2))",
-    "assert torch.allclose(torch.ones(2), torch.zeros(2))",
-    "import torch as real\nassert real.allclose(real.ones(2), real.zeros(2))",
+    # PyTorch takes seconds to import, so this one takes it where the notebook has it.
+    "import sys\nreal = sys.modules['torch']\nassert real.allclose(real.ones(2), real.zeros(2))",
 )
 COMPARISONS = ("array_equal", "array_equiv", "allclose", "isclose", "equal", "assert_allclose")
 EXPECTING = (ast.Eq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Is)
@@ -55,10 +54,6 @@ def canaries(shown, replies):
 
     Some are for all notebooks, others are made from the tests that passed.
     """
-    sources = [part["node"].source for part in shown if part["node"].cell_type == "code"]
-    general = [*CANARIES]
-    if any(re.search(r"\bimport torch\b|\bxcnn\b", source) for source in sources):
-        general += TORCH_CANARIES
     from_tests = []
     wrong = []
     answer = None
@@ -72,7 +67,7 @@ def canaries(shown, replies):
             from_tests += with_other_values(test) + expect_the_impossible(test)
             wrong += answer_wrongly(test, answer)
             has_points = True
-    mixed = [*general, *from_tests]
+    mixed = [*CANARIES, *from_tests]
     random.shuffle(mixed)
     # The wrong answers come last, because they replace the notebook's own.
     return [*mixed, *wrong] if has_points else []

@@ -1,7 +1,7 @@
 """HTML that is safe to open, from the texts, Markdown, formulas and pictures of students.
 
-Nothing of a student's markup is passed on. It is read, and written anew from known tags.
-Each function takes time in proportion to its text.
+nh3 reads a student's markup and writes it anew from known tags. Each function takes time in
+proportion to its text.
 """
 
 import base64
@@ -15,8 +15,6 @@ MAX_MARKDOWN = 20_000  # characters of a Markdown cell; a longer one is shown as
 MAX_FORMULA = 2_000  # characters
 MAX_CODE = 10_000  # characters of a source that gets colours
 MAX_FORMULA_DEPTH = 40  # elements in each other
-MAX_DEPTH = 24  # tags in each other
-MAX_ADDRESS = 2_000  # characters of a link
 MAX_SIDE = 10_000  # pixels
 MAX_PIXELS = 25_000_000  # a figure of 16 by 16 inches at 300 dots per inch has 23 million
 MAX_BLANKS = 500  # in a row; the reader of code takes quadratic time for them
@@ -29,24 +27,13 @@ MARKDOWN_TAGS = frozenset(
     "h1 h2 h3 h4 h5 h6 p ul ol li table thead tbody tr th td blockquote pre code em strong b i hr "
     "br a del sup sub formula formula-block".split()
 )
-EMPTY_TAGS = ("br", "hr")
 # Their content is not text for a reader, so it goes with them.
 UNSEEN_TAGS = frozenset(
     "script style title template iframe noscript object svg math select textarea".split()
 )
-# An opening tag on the left ends these elements, whose end tags HTML allows to leave out.
-ENDED_BY = {
-    **dict.fromkeys(("p", "ul", "ol", "table", "pre", "div", "blockquote"), ("p",)),
-    **dict.fromkeys(("h1", "h2", "h3", "h4", "h5", "h6", "hr"), ("p",)),
-    "li": ("p", "li"),
-    **dict.fromkeys(("td", "th"), ("p", "td", "th")),
-    "tr": ("p", "td", "th", "tr"),
-    **dict.fromkeys(("thead", "tbody"), ("p", "td", "th", "tr", "thead", "tbody")),
-}
-MARK = re.compile(r"<!--|<([^<>]*)>")
-TAG_NAME = re.compile(r"(/?)([a-zA-Z][a-zA-Z0-9-]*)(?=[\s/]|\Z)")
-SPAN = re.compile(r"\b(colspan|rowspan)\s*=\s*[\"']?(\d{1,2})\b", re.I)
-ADDRESS = re.compile(r"\bhref\s*=\s*[\"'](https?://[^\s\"'<>]+)[\"']", re.I)
+SPAN = re.compile(r"\d{1,2}")
+ADDRESS = re.compile(r"https?://[^\s\"'<>]{1,2000}")
+FORMULA = re.compile(r"<formula(-block)?>([^<]*)</formula(?:-block)?>")
 
 # A backtick ends a formula: code wins over formulas.
 BLOCK_FORMULA = r"^ {0,3}\$\$(?P<block_source>(?:[^$\\`]|\\[\s\S])+?)\$\$[ \t]*(?:\n|$)"
@@ -88,79 +75,23 @@ def note(text):
 
 def clean(text, tags=HTML_TAGS):
     """The HTML with these tags only, all closed, without attributes but spans and web links."""
-    writer = Writer(tags)
-    position = 0
-    while mark := MARK.search(text, position):
-        writer.write(text[position : mark.start()])
-        position = writer.read_mark(text, mark)
-    writer.write(text[position:])
-    writer.end(len(writer.open))
-    return "".join(writer.parts)
+    import nh3
+
+    return nh3.clean(
+        text.encode("utf-8", "replace").decode(),  # half of a surrogate pair is not a character
+        tags=set(tags),
+        clean_content_tags=set(UNSEEN_TAGS),
+        attributes={"td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan"}, "a": {"href"}},
+        attribute_filter=kept_attribute,
+        link_rel="noopener noreferrer",
+    )
 
 
-class Writer:
-    """Writes HTML anew. What it writes is text that is escaped, and tags that it knows."""
-
-    def __init__(self, tags):
-        self.tags = tags
-        self.parts = []
-        self.open = []  # names of the elements that are open, the outermost first
-
-    def write(self, text):
-        """Write text, whose entities are those of HTML."""
-        self.parts.append(html.escape(unescape(text)))
-
-    def read_mark(self, text, mark):
-        """Write what this mark in the text asks for: where to read on."""
-        if mark[1] is None:
-            end = text.find("-->", mark.end())
-            return len(text) if end < 0 else end + len("-->")
-        if mark[1].startswith(("!", "?")):
-            return mark.end()
-        found = TAG_NAME.match(mark[1])
-        if not found:  # a comparison, or a Python object such as <__main__.Net>
-            self.write(mark[0])
-            return mark.end()
-        name = found[2].lower()
-        if found[1]:
-            if name in self.open:
-                self.end(self.open[::-1].index(name) + 1)
-            return mark.end()
-        if name in UNSEEN_TAGS or (name.startswith("formula") and name in self.tags):
-            closing = re.compile(f"</{name}", re.I).search(text, mark.end())
-            end = closing.start() if closing else len(text)
-            if name not in UNSEEN_TAGS:
-                content = unescape(text[mark.end() : end])
-                self.parts.append(formula(content, name == "formula-block"))
-            return end
-        if name in self.tags:
-            self.start(name, mark[1][found.end() :])
-        return mark.end()
-
-    def start(self, name, attributes):
-        """Open an element, and end those that it ends."""
-        while self.open and self.open[-1] in ENDED_BY.get(name, ()):
-            self.end(1)
-        if name in EMPTY_TAGS:
-            self.parts.append(f"<{name}>")
-            return
-        written = ""
-        if name in ("td", "th"):
-            spans = dict(SPAN.findall(attributes.lower()))
-            written = "".join(f' {key}="{int(value)}"' for key, value in spans.items())
-        elif name == "a":
-            address = ADDRESS.search(unescape(attributes))
-            if not address or len(address[1]) > MAX_ADDRESS or "a" in self.open:
-                return
-            written = f' href="{html.escape(address[1])}" rel="noopener noreferrer"'
-        if len(self.open) < MAX_DEPTH:
-            self.open.append(name)
-            self.parts.append(f"<{name}{written}>")
-
-    def end(self, count):
-        """Close the innermost elements."""
-        for _ in range(count):
-            self.parts.append(f"</{self.open.pop()}>")
+def kept_attribute(tag, name, value):
+    """The value of an attribute if it is harmless, else None."""
+    if name in ("colspan", "rowspan", "href"):
+        return value if (ADDRESS if name == "href" else SPAN).fullmatch(value) else None
+    return value if name == "rel" else None
 
 
 # --- Markdown and formulas ---
@@ -172,9 +103,14 @@ def markdown(source):
         return plain(source)
     reader = markdown_reader()
     try:
-        return clean(reader(source), MARKDOWN_TAGS)
+        return FORMULA.sub(read_formula, clean(reader(source), MARKDOWN_TAGS))
     except Exception:  # such as a RecursionError in the depth of a hostile list
         return plain(source)
+
+
+def read_formula(found):
+    """The formula of an element that the reader of Markdown made."""
+    return formula(unescape(found[2]), display=bool(found[1]))
 
 
 def plain(text):
@@ -183,7 +119,7 @@ def plain(text):
 
 @functools.cache
 def markdown_reader():
-    """The reader of Markdown, made once. Its formulas are elements that `Writer` knows."""
+    """The reader of Markdown, made once. Its formulas become elements of their own."""
     import mistune
 
     class Renderer(mistune.HTMLRenderer):

@@ -23,6 +23,7 @@ from ..paths import data_folder
 from . import seccomp
 
 HOME = "/home/student"
+OF_PYTHON = ("bin", "lib", "lib64", "share", "pyvenv.cfg")  # below the folder of a Python
 SCRATCH = (HOME, "/tmp", "/dev/shm")  # the folders that can be written; they are memory
 MAX_SCRATCH_BYTES = 512 * 2**20  # in each of them
 MAX_OPEN_FILES = 256  # of a process; each may hold memory of the system
@@ -84,11 +85,10 @@ def cache_mounts():
 def visible_folders():
     """Folders that the code needs to see: Python with its packages, this library, its data."""
     executable = Path(os.path.realpath(sys.executable)).parents[1]
-    folders = [sys.prefix]
+    folders = []
     # Only what Python itself needs: a base folder of conda also holds environments and tokens.
-    for base in dict.fromkeys((sys.base_prefix, str(executable))):
-        if base != sys.prefix:
-            folders += glob.glob(f"{base}/bin/python*") + glob.glob(f"{base}/lib")
+    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, str(executable))):
+        folders += [f"{prefix}/{name}" for name in OF_PYTHON if os.path.exists(f"{prefix}/{name}")]
     user_packages = site.getusersitepackages()
     if site.ENABLE_USER_SITE and os.path.isdir(user_packages):
         folders.append(user_packages)
@@ -168,10 +168,15 @@ def leave_grader():
     for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (hard, hard))  # those of the grader's own process are lower
-    system = ctypes.CDLL(None, use_errno=True)
-    if platform.machine() in JOIN_KEYRING:
-        system.syscall(*JOIN_KEYRING[platform.machine()], None)
-    system.prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if sys.platform == "linux" and platform.machine() in JOIN_KEYRING:
+        ctypes.CDLL(None).syscall(*JOIN_KEYRING[platform.machine()], None)
+    change_process(DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def change_process(what, value):
+    """Call Linux's prctl for this process; without a room, other systems go on without it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(what, value)
 
 
 def set_limit(kind, most):
