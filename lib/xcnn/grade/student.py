@@ -278,17 +278,23 @@ def end_family(pid):
 
 
 def read_row(folder, empty):
-    """The row that the student's process wrote, whatever it holds; None if there is none."""
+    """The row that the student's process wrote; None if there is not one."""
     path = Path(folder, ROW)
     try:
         if path.stat().st_size > MAX_ROW_BYTES:
             return None
         written = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    numbers = {name for name, value in empty.items() if not isinstance(value, str)}
-    taken = {name: written[name] for name in numbers & set(written)}
-    return empty | taken | {name: safe(written.get(name, "")) for name in ("status", "detail")}
+    if not isinstance(written, dict) or not written.get("status"):
+        return None
+    points = {
+        name: written[name]
+        for name, value in empty.items()
+        if not isinstance(value, str) and isinstance(written.get(name), int | float)
+    }
+    texts = {name: safe(written.get(name, "")) for name in ("status", "detail")}
+    return empty | points | texts
 
 
 def remove(folder):
