@@ -268,6 +268,7 @@ def test_ended_in_the_middle(sent, ordinary_user, public, public_tiny):
         f"run.send_signal({int(sent)})\nprint(run.wait())"
     )
     ended = ordinary_user("-c", starter)
+    assert ended.returncode == 0, ended.stderr
     code = int(ended.stdout.split()[-1])
     assert code == (-sent if sent == signal.SIGKILL else 128 + sent)
     assert wait_until_gone(str(public)), "a process outlived the grader"

@@ -19,8 +19,10 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -138,6 +140,7 @@ class Batch:
         self.earlier = {}
         self.rows = []
         self.trouble = None  # why something could not be written
+        self.stopped = None  # the number of the signal that ends the run
 
     def load_earlier(self, retry):
         """Take over the rows of an earlier run; with `retry`, not those that did not end."""
@@ -151,11 +154,15 @@ class Batch:
 
         tqdm.monitor_interval = 0  # a process with a thread must not fork
         self.out.parent.mkdir(parents=True, exist_ok=True)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, self.stop)
         remove_leftovers()
         workplace = tempfile.mkdtemp(prefix=f"{WORKPLACE}{os.getpid()}-")
         try:
             with tqdm(handed_in, unit="student", disable=None) as bar:
                 for submission in bar:
+                    self.end_if_stopped()
                     bar.set_postfix_str(submission.student)
                     self.take(submission, Path(workplace, submission.key))
         finally:
@@ -164,6 +171,16 @@ class Batch:
         if self.trouble:
             raise self.trouble
         return self.rows
+
+    def stop(self, number, frame):
+        """End at a signal as at Ctrl+C: what was begun is cleaned up."""
+        self.stopped = number
+        self.end_if_stopped()
+
+    def end_if_stopped(self):
+        """Raise SystemExit after a signal; Python may drop an exception of the handler's own."""
+        if self.stopped:
+            raise SystemExit(128 + self.stopped)
 
     def take(self, submission, folder):
         """Grade one submission, or take over its earlier row, and write the table."""

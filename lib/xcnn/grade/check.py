@@ -78,7 +78,7 @@ def walls():
         tempfile.NamedTemporaryFile(dir=own_folder()) as bait,
         socket.create_server(("127.0.0.1", 0)) as server,
     ):
-        places = ["/usr", "/", sys.prefix, str(Path(__file__).parent)]
+        places = ["/usr", "/", f"{sys.prefix}/lib", str(Path(__file__).parent)]
         port = server.getsockname()[1]
         values = [bait.name, port, places, room.SCRATCH, room.MAX_SCRATCH_BYTES, machine]
         found = {name: attempt(code, json.dumps(values)) for name, code in TRIALS.items()}

@@ -23,7 +23,7 @@ from ..paths import data_folder
 from . import seccomp
 
 HOME = "/home/student"
-OF_PYTHON = ("bin", "lib", "lib64", "share", "pyvenv.cfg")  # below the folder of a Python
+OF_PYTHON = ("bin", "lib", "lib64", "share")  # below the folder of a Python
 SCRATCH = (HOME, "/tmp", "/dev/shm")  # the folders that can be written; they are memory
 MAX_SCRATCH_BYTES = 512 * 2**20  # in each of them
 MAX_OPEN_FILES = 256  # of a process; each may hold memory of the system
@@ -88,6 +88,9 @@ def visible_folders():
     folders = []
     # Only what Python itself needs: a base folder of conda also holds environments and tokens.
     for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, str(executable))):
+        if os.path.exists(f"{prefix}/pyvenv.cfg"):
+            folders.append(prefix)  # a virtual environment holds nothing else
+            continue
         folders += [f"{prefix}/{name}" for name in OF_PYTHON if os.path.exists(f"{prefix}/{name}")]
     user_packages = site.getusersitepackages()
     if site.ENABLE_USER_SITE and os.path.isdir(user_packages):
