@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import nbformat
 import pytest
 from xcnn import grade
 from xcnn.errors import InputError
-from xcnn.grade import problem_set, table
+from xcnn.grade import WORKPLACE, problem_set, table
 
 from tests.grade import hostile
 from tests.grade.ordinary_user import own
@@ -261,21 +262,25 @@ def test_ended_in_the_middle(sent, ordinary_user, public, public_tiny):
     where = ["--assignment", public_tiny, "--out", out, "--feedback", public / "pages"]
     call = ["-m", "xcnn.grade", public / "in", *where]
     starter = (
-        "import signal, subprocess, sys, time, pathlib, csv\n"
+        "import pathlib, subprocess, sys, time\n"
         f"run = subprocess.Popen([sys.executable, *{[*map(str, call)]!r}])\n"
         f"out = pathlib.Path({str(out)!r})\n"
-        "while not out.exists() or len(out.read_text().splitlines()) < 3: time.sleep(0.1)\n"
-        f"run.send_signal({int(sent)})\nprint(run.wait())"
+        "while not out.exists() or len(out.read_text().splitlines()) < 3:\n"
+        "    assert run.poll() is None, 'ended before it was stopped'\n"
+        "    time.sleep(0.1)\n"
+        f"run.send_signal({int(sent)})\n"
+        "print(run.pid, run.wait())"
     )
     ended = ordinary_user("-c", starter)
     assert ended.returncode == 0, ended.stderr
-    code = int(ended.stdout.split()[-1])
-    assert code == (-sent if sent == signal.SIGKILL else 128 + sent)
+    number, code = ended.stdout.splitlines()[-1].split()
+    assert int(code) == (-sent if sent == signal.SIGKILL else 128 + sent)
     assert wait_until_gone(str(public)), "a process outlived the grader"
-    if sent == signal.SIGTERM:
-        assert not list(Path("/tmp").glob("xcnn-grade-*/a*")), "its folder stays behind"
+    left = list(Path(tempfile.gettempdir()).glob(f"{WORKPLACE}{number}-*"))
+    assert len(left) == (1 if sent == signal.SIGKILL else 0)
     first = out.read_text().splitlines()[1:3]
     assert ordinary_user(*call).returncode == 0
+    assert not any(folder.exists() for folder in left), "the next run leaves it there"
     assert set(first) <= set(out.read_text().splitlines())
     assert sorted(read_table(out)) == list("abcde")
     assert len(list((public / "pages").iterdir())) == 5
