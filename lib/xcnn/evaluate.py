@@ -170,8 +170,8 @@ def _fitting(R, mask):
 
     :raises InputError: shapes that do not match, a mask that is not bool, NaN or infinity in R
     """
-    R = torch.as_tensor(R).detach().double().cpu()
-    mask = torch.as_tensor(mask).cpu()
+    R = _tensor(R, float).double()
+    mask = _tensor(mask)
     if R.ndim != 4:
         raise InputError(f"R must have shape (N, C, H, W), got {tuple(R.shape)}")
     if mask.dtype != torch.bool:
@@ -187,3 +187,11 @@ def _fitting(R, mask):
             "leave this map out, or explain in float32 if it is half precision"
         )
     return R, mask.expand(len(R), *R.shape[2:]).numpy()
+
+
+def _tensor(values, dtype=None):
+    """A tensor or array as a tensor on the CPU: some devices have no float64."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu()
+    # a copy: torch takes no array that is flipped, and warns of one that is read-only
+    return torch.from_numpy(np.array(values, dtype))

@@ -124,6 +124,47 @@ def test_bad_input(R, mask, dilate, says):
         energy_concentration(R, mask, dilate)
 
 
+# ---- maps and masks of any kind
+
+
+class OnDevice(torch.Tensor):
+    """A tensor on a device that has no float64."""
+
+    def double(self):
+        raise TypeError("this device has no float64")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+KINDS = {
+    "bfloat16": lambda R: R.bfloat16(),
+    "half": lambda R: R.half(),
+    "grad": lambda R: R.clone().requires_grad_(),
+    "device": lambda R: R.as_subclass(OnDevice),
+    "array": lambda R: R.numpy(),
+    "half array": lambda R: R.numpy().astype(np.float16),
+    "big-endian": lambda R: R.numpy().astype(">f8"),
+    "whole numbers": lambda R: R.numpy().astype(np.int32),
+    "flipped": lambda R: R.numpy()[..., ::-1].copy()[..., ::-1],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_of_any_kind(kind, recwarn):
+    R = torch.from_numpy(np.random.default_rng(0).integers(-8, 9, (2, 3, 24, 24))).float()
+    masks = torch.zeros(2, 24, 24, dtype=torch.bool)
+    masks[:, 4:12, 6:15] = True
+    for measure in (energy_concentration, pointing_game, box_iou):
+        wanted = measure(R, masks)
+        assert wanted.isfinite().all()
+        assert torch.equal(measure(KINDS[kind](R), masks), wanted)
+        flipped = masks.numpy()[:, ::-1].copy()[:, ::-1]
+        flipped.flags.writeable = False
+        assert torch.equal(measure(KINDS[kind](R), flipped), wanted)
+    assert not recwarn.list
+
+
 # ---- pointing, boxes, chance
 
 

@@ -72,6 +72,47 @@ def test_similarity_falls_with_noise():
     assert ssim(R, 0 * R).isnan().all()
 
 
+class OnDevice(torch.Tensor):
+    """A tensor on a device that has no float64."""
+
+    def double(self):
+        raise TypeError("this device has no float64")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+KINDS = {
+    "bfloat16": lambda R: R.bfloat16(),
+    "half": lambda R: R.half(),
+    "grad": lambda R: R.clone().requires_grad_(),
+    "device": lambda R: R.as_subclass(OnDevice),
+    "array": lambda R: R.numpy(),
+    "half array": lambda R: R.numpy().astype(np.float16),
+    "whole numbers": lambda R: R.numpy().astype(np.int32),
+    "flipped": lambda R: R.numpy()[..., ::-1].copy()[..., ::-1],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", ["half", "array"])
+def test_maps_of_any_kind(kind, other, recwarn):
+    rng = np.random.default_rng(0)
+    R, Q = (torch.from_numpy(rng.integers(-8, 9, (2, n, 16, 16))).float() for n in (1, 3))
+    for measure in (rank_correlation, ssim):
+        wanted = measure(R, Q)
+        assert wanted.isfinite().all()
+        assert torch.allclose(measure(KINDS[kind](R), KINDS[other](Q)), wanted, atol=1e-6)
+        assert torch.allclose(measure(KINDS[other](R), KINDS[kind](Q)), wanted, atol=1e-6)
+    assert not recwarn.list
+
+
+def test_half_maps_are_summed_without_overflow():
+    R = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 60000
+    for half in (R.half(), R.half().numpy()):
+        assert rank_correlation(half, R).item() > 0.999 and ssim(half, R).item() > 0.999
+
+
 # ---- does the network agree?
 
 
