@@ -9,7 +9,7 @@ from torch.overrides import resolve_name
 from xcnn import InputError
 from xcnn.engine.operations import COVERED, KIND, RELUS, refuse
 from xcnn.methods.fixation_rules import RULES
-from xcnn.methods.lrp import HANDLERS
+from xcnn.methods.lrp_operations import HANDLERS
 
 # the call without its input -> the arguments that make it a ReLU, or a ReLU that stops at 6
 RELU_ARGUMENTS = {
@@ -90,7 +90,7 @@ def test_a_call_in_place_is_of_the_kind_of_its_namesake():
     ("place", "says"),
     [
         (("features.0", "SiLU"), r"LRP has no rule for silu, which runs in 'features.0' \(SiLU\);"),
-        (("", "Net"), r"which runs in the network itself \(Net\); .*guided_backprop or grad_cam"),
+        (("", "Net"), r"which runs in the network itself \(Net\); .*gradient or grad_cam"),
     ],
 )
 def test_a_refusal_names_operation_and_place(place, says):

@@ -49,9 +49,14 @@ def network(name):
 
 @functools.cache
 def batch(size, n=3):
-    """n images of noise, (n, 3, size, size) float64."""
+    """n images of noise, (n, 3, size, size) float64, within the bounds of pixels."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(n, 3, size, size, dtype=torch.float64, generator=generator)
+    return within(torch.randn(n, 3, size, size, dtype=torch.float64, generator=generator))
+
+
+def within(x):
+    """Images whose pixels are no darker than black, and no brighter than white."""
+    return x.clamp(LOW, HIGH)
 
 
 def images(name):

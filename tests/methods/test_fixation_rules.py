@@ -1,6 +1,7 @@
 """CNN Fixations' rules against plain loops, and in networks in which the answer can be seen."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from xcnn.methods.fixations import cnn_fixations
 from tests.helpers.walks import (
     GlobalMean,
     Net,
+    below_average,
+    below_conv,
+    below_linear,
     dots,
     fixated,
     moves,
@@ -193,7 +197,171 @@ def test_weights_by_name():
     assert len(v.all_points) and torch.equal(v.all_points, wanted.all_points)
 
 
+# ---- activations, gates and norms: the unit itself
+
+ACTIVATIONS = [
+    *(nn.SiLU(), nn.GELU(), nn.Hardswish(True), nn.LeakyReLU(), nn.PReLU(), nn.ELU(), nn.Tanh()),
+    *(nn.Sigmoid(), nn.Softplus(), nn.Mish(), nn.SELU(True), nn.Hardtanh(-9, 9), nn.RReLU()),
+    *(nn.LocalResponseNorm(2), lambda y: F.normalize(y, dim=1), lambda y: y.clamp(-1, 3)),
+]
+
+
+@pytest.mark.parametrize("f", ACTIVATIONS)
+def test_an_activation_is_passed_through(f):
+    net = Net(
+        lambda m, x: F.relu(m.b(m.f(m.a(x)))).mean((2, 3)), f=Function(f), a=moves(), b=moves()
+    )
+    assert fixated(net, dots((3, 5, 2.0)), 0) == {(3, 5)}
+
+
+class Function(nn.Module):
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, *args):
+        return self.f(*args)
+
+
+def test_a_network_that_ends_in_probabilities_has_the_points_of_its_scores():
+    torch.manual_seed(0)
+    scores = nn.Sequential(*copy.deepcopy(STACKS[0]), nn.Linear(8, 4)).double().eval()
+    x = torch.randn(1, 3, 24, 20, dtype=torch.float64)
+    for end in (nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()):
+        net = nn.Sequential(scores, end).eval()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*look like probabilities")
+            for c in range(4):
+                assert fixated(net, x, c) == fixated(scores, x, c)
+
+
+GATED = {
+    "a sigmoid of the average": lambda y: y * y.mean((2, 3), keepdim=True).sigmoid(),
+    "first": lambda y: torch.sigmoid(y.mean((2, 3), keepdim=True)) * y,
+    "in place": lambda y: y.mul_(F.hardsigmoid(y.mean((2, 3), keepdim=True))),
+    "expanded": lambda y: y * y.mean((2, 3), keepdim=True).sigmoid().expand_as(y),
+    "of each place": lambda y: y * torch.sigmoid(y.mean(1, keepdim=True)),
+    "by a square": lambda y: y * y.square().mean((2, 3), keepdim=True),
+    "by convolutions": lambda y: (
+        y * F.conv1d(y.flatten(2), torch.ones(3, 3, 1).double()).sigmoid().view(y.shape)
+    ),
+    "a quotient": lambda y: y / (1 + y.square().mean(1, keepdim=True)),
+    "itself": lambda y: y * torch.sigmoid(y),
+    "itself, by hand": lambda y: y * F.relu6(y + 3) / 6,
+    "glu": lambda y: F.glu(torch.cat([y, y.flip(3)], 1), 1),
+}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_a_gate_is_a_factor(name):
+    """The points are those of a network in which the gate is a positive constant."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 12, 10, dtype=torch.float64)
+    layers = {"a": nn.Conv2d(3, 3, 3, padding=1), "b": nn.Conv2d(3, 4, 3), "fc": nn.Linear(4, 5)}
+    options = {"f": Function(GATED[name]), **layers}
+    net = Net(lambda m, x: m.fc(F.relu(m.b(m.f(m.a(x)))).mean((2, 3))), **options)
+    with torch.no_grad():
+        y = net.a(x)
+        gate = GATED[name](y.clone()) / y
+    assert (gate > 0).all() or "by hand" in name
+    fixed = Net(lambda m, x: m.fc(F.relu(m.b(m.a(x) * gate)).mean((2, 3))), **layers)
+    for c in range(5):
+        points = fixated(net, x, c)
+        assert points == fixated(fixed, x, c)
+    assert points
+
+
+def test_a_negative_gate_turns_signs():
+    x = dots((3, 4, 5.0), (8, 9, -5.0))
+
+    def forward(m, x):
+        gate = x.amax((1, 2, 3), keepdim=True) - m.shift
+        return F.relu(F.avg_pool2d(x, 16) * gate).flatten(1)
+
+    for shift, at in ((9, (8, 9)), (1, (3, 4))):  # the gate is -4, or 4
+        net = Net(forward)
+        net.shift = shift
+        assert fixated(net, x, 0) == {at}
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.GroupNorm(1, 3),
+        nn.InstanceNorm2d(3, affine=True),
+        nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
+        nn.BatchNorm2d(3),
+    ],
+)
+def test_a_norm_with_a_negative_scale_turns_signs(norm):
+    x = dots((3, 4, 5.0), (8, 9, -5.0))
+    for scale, at in ((-1.0, (8, 9)), (1.0, (3, 4))):
+        norm.weight.data.fill_(scale)
+        net = Net(lambda m, x: F.avg_pool2d(m.norm(x), 16).flatten(1), norm=norm)
+        assert fixated(net, x, 0) == {at}
+
+
+def test_a_layer_norm_with_negative_scales_turns_signs():
+    norm = nn.LayerNorm(3)
+    x = dots((3, 4, 5.0), (8, 9, -5.0))
+    for scale, at in (([-1, 1, 1], (8, 9)), ([1, -1, -1], (3, 4))):
+        norm.weight.data.copy_(torch.tensor(scale))
+
+        def forward(m, x):
+            y = m.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return F.avg_pool2d(y, 16).flatten(1)
+
+        assert fixated(Net(forward, norm=norm), x, 0) == {at}
+
+
+class Modern(nn.Module):
+    """A convolution, a layer norm, GELU, a gate, another convolution, an average, two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 3, 1, 1)
+        self.norm = nn.LayerNorm(6)
+        self.squeeze = nn.Conv2d(6, 6, 1)
+        self.b = nn.Conv2d(6, 8, 3, 2, 1, groups=2)
+        self.fc = nn.Linear(8, 6)
+        self.head = nn.Linear(6, 4)
+        nn.init.uniform_(self.norm.weight, 0.1, 2)
+
+    def values(self, x):
+        """(input of b, output of b, input of fc, input of head)."""
+        y = self.norm(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = F.gelu(y)
+        y = y * torch.sigmoid(self.squeeze(F.adaptive_avg_pool2d(y, 1)))
+        z = F.silu(self.b(y))
+        v = z.mean((2, 3))
+        return y, z, v, F.leaky_relu(self.fc(v))
+
+    def forward(self, x):
+        return self.head(self.values(x)[-1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_loops_with_a_gate_and_a_layer_norm(seed):
+    torch.manual_seed(seed)
+    net = Modern().double().eval()
+    x = torch.randn(1, 3, 14, 11, dtype=torch.float64)
+    with torch.no_grad():
+        y, z, v, u = (value[0].numpy() for value in net.values(x))
+        W = {name: part.weight.numpy() for name, part in net.named_children()}
+        for c in range(4):
+            units = below_linear({(c,)}, u, W["head"])
+            units = below_average(below_linear(units, v, W["fc"]), z)
+            units = below_conv(units, y, W["b"], 2, 1, groups=2)
+            units = below_conv(units, x[0].numpy(), W["a"], 1, 1)
+            assert units and fixated(net, x, c) == places(units)
+
+
 # ---- what has no rule is named, with its place
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return x.square()
 
 
 def in_a_view(m, x):
@@ -206,16 +374,20 @@ def in_a_view(m, x):
     ("forward", "says"),
     [
         (
-            lambda m, x: (m.a(x) * x.mean((2, 3), True)).mean((2, 3)),
-            r"torch.Tensor.mul of maps.*the network itself",
+            lambda m, x: (m.a(x) * (m.a(x) + x)).mean((2, 3)),
+            r"torch.Tensor.mul of two maps, neither of which is seen to be a gate.*network itself",
         ),
         (
-            lambda m, x: F.silu(m.a(x)).mean((2, 3)),
-            r"torch.nn.functional.silu, which runs in .*Net.*guided_backprop",
+            lambda m, x: m.act(m.a(x).abs()).mean((2, 3)),
+            r"torch.Tensor.abs, which runs in .*Net.*gradient or grad_cam",
         ),
-        (lambda m, x: m.act(m.a(x)).mean((2, 3)), r"gelu, which runs in 'act' \(GELU\)"),
+        (lambda m, x: m.square(m.a(x)).mean((2, 3)), r"square, which runs in 'square' \(Square\)"),
+        (lambda m, x: m.a(x).clamp(max=m.a(x)).mean((2, 3)), "clamp of 2 maps"),
+        (lambda m, x: torch.div(m.a(x), 2, rounding_mode="floor").mean((2, 3)), "div"),
+        (lambda m, x: (m.a(x).flatten(2) @ x.flatten(2).mT).mean(2), "matmul"),
+        (lambda m, x: torch.einsum("nchw->nc", m.a(x)), "einsum"),
+        (lambda m, x: F.layer_norm(x, (16,), x[0, 0, 0]).mean((2, 3)), "weights depend"),
         (lambda m, x: F.dropout(m.a(x)).mean((2, 3)), "dropout that is always on"),
-        (lambda m, x: m.a(x).mean(3).mean(2), "mean over other dimensions"),
         (
             lambda m, x: F.conv2d(x, m.a(x)[:, :, :3, :3]).mean((2, 3)),
             "conv2d whose weights depend on the image",
@@ -226,13 +398,13 @@ def in_a_view(m, x):
     ],
 )
 def test_operations_that_have_no_rule(forward, says):
-    net = Net(forward, a=nn.Conv2d(3, 3, 3, padding=1), act=nn.GELU())
+    net = Net(forward, a=nn.Conv2d(3, 3, 3, padding=1), act=nn.GELU(), square=Square())
     with pytest.raises(InputError, match=says):
         cnn_fixations(net, dots((3, 4, 1.0)) + 1, 0)
 
 
 def test_an_operation_without_a_rule_off_the_path_does_no_harm():
-    net = Net(lambda m, x: torch.cat([x, F.silu(x)], 1).mean((2, 3)))
+    net = Net(lambda m, x: torch.cat([x, x.square()], 1).mean((2, 3)))
     assert fixated(net, dots((3, 4, 1.0)), 0) == {(3, 4)}
 
 
@@ -244,5 +416,5 @@ def test_a_scripted_part_is_not_passed_over(where):
 
     net = Net(forward, a=nn.Conv2d(3, 3, 3, padding=1))
     net.a = torch.jit.script(net.a)
-    with pytest.raises(InputError, match=r"works unseen, such as a scripted one.*guided_backprop"):
+    with pytest.raises(InputError, match=r"works unseen, such as a scripted one|is scripted"):
         cnn_fixations(net, dots((3, 4, 1.0)), 0)

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision.models as zoo
 import xcnn
 from torch import nn
 from xcnn import InputError
@@ -14,6 +13,8 @@ from xcnn.methods.lrp_composites import COMPOSITES
 
 from tests.helpers.oracles import (
     FAMILIES,
+    HIGH,
+    LOW,
     TARGETS,
     assert_near,
     batch,
@@ -262,7 +263,11 @@ def test_what_makes_pixels_ready_is_passed_over(rule):
     def by_hand(x):
         return (x - mean) / std * w + b
 
-    wanted = lrp(inner, norm(x).detach(), 2, rule)
+    box = {}
+    if COMPOSITES[rule].first == "zB":
+        bounds = torch.stack([norm(bound.double()).detach()[0] for bound in (LOW, HIGH)])
+        box = {"low": bounds.amin(0), "high": bounds.amax(0)}
+    wanted = lrp(inner, norm(x).detach(), 2, rule, **box)
     assert_near(lrp(Ready(inner, norm).eval(), x, 2, rule), wanted, 1e-9)
     assert_near(lrp(Ready(inner, by_hand).eval(), x, 2, rule), wanted, 1e-6)
 
@@ -329,11 +334,6 @@ def test_nothing_of_the_callers_is_changed(rule):
 # ---- what has no rule is named, with its place
 
 
-class Attention(nn.Module):
-    def forward(self, y):
-        return y * torch.sigmoid(y.mean((2, 3), keepdim=True))
-
-
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y):
@@ -344,11 +344,6 @@ class Swish(torch.autograd.Function):
     def backward(ctx, g):
         (y,) = ctx.saved_tensors
         return g * y
-
-
-class Gate(nn.Module):
-    def forward(self, y):
-        return y * y.mean((2, 3), keepdim=True)
 
 
 class Dynamic(nn.Module):
@@ -365,43 +360,30 @@ class Masked(nn.Module):
 @pytest.mark.parametrize(
     ("inner", "says"),
     [
-        (nn.SiLU(), r"silu, which runs in 'between' \(SiLU\)"),
-        (nn.GELU(), r"gelu.*'between' \(GELU\)"),
-        (nn.Hardswish(), "hardswish"),
-        (nn.Sigmoid(), "sigmoid"),
-        (nn.Tanh(), "tanh"),
         (nn.Softmax(1), "softmax"),
-        (nn.LeakyReLU(), "leaky_relu"),
-        (nn.PReLU().double(), "prelu"),
-        (nn.Hardtanh(), "hardtanh"),
-        (nn.SiLU(inplace=True), "silu"),
-        (nn.GroupNorm(2, 4).double(), "group_norm"),
         (
             nn.BatchNorm2d(4, track_running_stats=False).double(),
             "batch norm with the statistics of the batch",
         ),
-        (nn.ConvTranspose2d(4, 4, 3).double(), "conv_transpose2d"),
-        (nn.Upsample(scale_factor=2), "interpolate"),
-        (Attention(), r"sigmoid.*'between' \(Attention\)"),
-        (Gate(), r"mul of maps.*'between' \(Gate\)"),
+        (
+            lambda y: F.batch_norm(y, None, None, training=True),
+            "the statistics of the batch itself",
+        ),
         (Dynamic(), "conv2d whose weights depend on the image"),
         (Masked(), r"an operation that works unseen|__setitem__"),
         (lambda y: 1 / (y + 9), r"in the network itself \(Between\)"),
-        (lambda y: 1 - y, "rsub"),
         (lambda y: y**2, "pow"),
-        (lambda y: y.clamp(-1, 1), "clamp"),
         (lambda y: y @ y.mT, "matmul"),
         (lambda y: F.dropout(y, 0.5), "dropout that is always on"),
         (lambda y: Swish.apply(y), r"unseen.*autograd\.Function"),
-        (lambda y: torch.maximum(y, -y), "maximum"),
         (lambda y: y.abs(), "abs"),
-        (lambda y: torch.where(y > 0, y, -y), "where"),
+        (lambda y: torch.einsum("nchw->nchw", y), "einsum"),
     ],
 )
 def test_an_operation_without_a_rule_is_named_with_its_place(inner, says):
     net = between(inner)
     with pytest.raises(InputError, match="LRP has no rule for .*" + says):
-        lrp(net, batch(8, 2), 2)
+        lrp(net, batch(8, 1), 2)
 
 
 def test_a_scripted_part_is_not_passed_over():
@@ -409,26 +391,8 @@ def test_a_scripted_part_is_not_passed_over():
     net.between = torch.jit.trace(
         nn.Sequential(nn.Conv2d(4, 4, 3).double(), nn.Sigmoid()), net.conv(batch(8, 1))
     )
-    with pytest.raises(InputError, match="works unseen"):
+    with pytest.raises(InputError, match=r"works unseen|is scripted"):
         lrp(net.eval(), batch(8, 1), 2)
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("mobilenet_v3_small", r"hardswish, which runs in 'features\.0\.2' \(Hardswish\)"),
-        ("efficientnet_b0", r"silu.*'features\.0\.2' \(SiLU\)"),
-        (
-            "regnet_y_400mf",
-            r"sigmoid.*'trunk_output\.block1\.block1-0\.f\.se\.scale_activation' \(Sigmoid\)",
-        ),
-        ("convnext_tiny", r"layer_norm.*'features\.0\.1' \(LayerNorm2d\)"),
-    ],
-)
-def test_families_without_rules_are_refused(name, says):
-    torch.manual_seed(0)
-    with pytest.raises(InputError, match=says):
-        lrp(zoo.get_model(name, weights=None).eval(), torch.randn(1, 3, 64, 64), 3)
 
 
 @pytest.mark.parametrize("part", ["", "layer2", "fc"])

@@ -11,6 +11,7 @@ import zennit.composites as zc
 import zennit.rules as zr
 from torch import nn
 from xcnn import InputError
+from xcnn.methods import lrp_rules
 from xcnn.methods.lrp import deep_taylor, lrp
 from xcnn.methods.lrp_composites import COMPOSITES
 from zennit.attribution import Gradient
@@ -219,12 +220,110 @@ def test_rules_that_are_one():
 
 def test_the_box_comes_from_the_network():
     net = network("resnet_s")
-    x = images("resnet_s")[:1]
+    x = images("resnet_s")[:1].clamp(-1.8, 2)
     other = xcnn.Network(net.module, size=128, mean=(0.5,) * 3, std=(0.25,) * 3)
     assert torch.equal(lrp(other, x, 3, "zB"), lrp(net, x, 3, "zB", low=-2.0, high=2.0))
     assert differs(lrp(other, x, 3, "zB"), lrp(net, x, 3, "zB"), 1e-3)
     whole = torch.full((3, 128, 128), 2.0)
     assert torch.equal(lrp(other, x, 3, "zB"), lrp(net, x, 3, "zB", low=-whole, high=whole[None]))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_bounds_for_any_number_of_channels(channels):
+    """One by one, in one number, or as an image: the same as zennit's."""
+    torch.manual_seed(0)
+    stages = [nn.Conv2d(channels, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 4)]
+    module = nn.Sequential(*stages).double().eval()
+    low = -1 - torch.arange(channels).double()
+    high = 2 + torch.arange(channels).double()
+    at_channels = (low.view(-1, 1, 1), high.view(-1, 1, 1))
+    x = batch(6, 1)[:, :1].repeat(1, channels, 1, 1).clamp(-1, 2)
+    R = _lrp_of_any_channels(module, x, at_channels)
+    composite = everywhere(zr.ZPlus(TINY), zr.ZBox(*(v[None] for v in at_channels), TINY))
+    assert_near(R, by_zennit(module, x, [1], composite), 1e-9)
+    for bounds in ((low.tolist(), high.numpy()), [v.expand(-1, 6, 6) for v in at_channels]):
+        assert torch.equal(_lrp_of_any_channels(module, x, bounds), R)
+    assert torch.equal(
+        _lrp_of_any_channels(module, x, (-9, 9.0)),
+        _lrp_of_any_channels(
+            module, x, (-9 * torch.ones(channels), 9 * torch.ones(channels, 1, 1))
+        ),
+    )
+
+
+def _lrp_of_any_channels(module, x, bounds):
+    low, high = bounds
+    return lrp(module, x, 1, "zB", low=low, high=high)
+
+
+# ---- a rule of the caller's own
+
+
+def by_hand_0(layer, R):
+    """Rule 0, written with what the docstring of `Layer` names."""
+    return layer.back(lrp_rules.share(R, layer.z))
+
+
+def half_and_half(layer, R):
+    return (lrp_rules.rule_0(layer, R) + lrp_rules.rule_z_plus(layer, R)) / 2
+
+
+def by_columns(layer, R, *, share=1.0):
+    """One that does not use the layer's own way back: each input gets the same."""
+    a = layer.a[0]
+    per_image = R.flatten(1).sum(1) * share / a[0].numel()
+    return per_image.view(-1, *[1] * (a.ndim - 1)).expand_as(a)
+
+
+@pytest.mark.parametrize("name", ["resnet_s", "vgg_s"])
+def test_a_rule_of_the_callers_own(name):
+    net = network(name)
+    x = images(name)[:1]
+    assert_near(lrp(net, x, 3, lambda *_: by_hand_0), lrp(net, x, 3, "0"), 1e-9)
+
+    def mixed(kind, index, name):
+        return by_hand_0 if kind == "linear" else "z+"
+
+    def named(kind, index, name):
+        return "0" if kind == "linear" else "z+"
+
+    assert_near(lrp(net, x, 3, mixed), lrp(net, x, 3, named), 1e-9)
+
+    def first(rule):
+        return lambda kind, index, name: rule if index == 0 else "z+"
+
+    both = (lrp(net, x, 3, first("0")) + lrp(net, x, 3, first("z+"))) / 2
+    assert_near(lrp(net, x, 3, first(half_and_half)), both, 1e-9)
+    flat = lrp(net, x, 3, first(by_columns))
+    assert (flat - flat.mean()).abs().max() < 1e-9 * flat.abs().max()
+    assert_near(lrp(net, x, 3, first((by_columns, {"share": 0.5}))), flat / 2, 1e-12)
+
+
+def test_a_rule_of_the_callers_own_may_spoil_what_it_gets():
+    net = network("resnet_s")
+    x = images("resnet_s")[:1]
+
+    def spoils(layer, R):
+        relevance = by_hand_0(layer, R)
+        R.zero_()
+        return relevance
+
+    assert_near(lrp(net, x, 3, lambda *_: spoils), lrp(net, x, 3, "0"), 1e-9)
+
+
+class Chooser:
+    """A function that is not one."""
+
+    def __call__(self, kind, index, name):
+        return "z+"
+
+
+def test_any_callable_may_choose():
+    net = network("resnet_s")
+    x = images("resnet_s")[:1]
+    wanted = lrp(net, x, 3, "z+")
+    for choose in (Chooser(), lambda *layer: "z+", lambda kind, index, name=None: "z+"):
+        assert torch.equal(lrp(net, x, 3, choose), wanted)
 
 
 # ---- bad input
@@ -250,19 +349,27 @@ def test_the_box_comes_from_the_network():
         ({"rule": "zB", "low": 1.0, "high": 1.0}, "low must be below high"),
         ({"rule": "zB", "low": float("nan")}, "low must be below high"),
         ({"rule": "deep_taylor", "low": [0.0, 0.0, 3.0]}, "low must be below high"),
+        ({"rule": "zB", "low": -3 * torch.ones(4)}, r"low has 4 channels and high 3; give both"),
         (
-            {"rule": "zB", "low": torch.zeros(4)},
-            r"low must be a number, one per colour channel.*\(4,\)",
+            {"rule": "zB", "low": -3 * torch.ones(4), "high": 3},
+            r"numbers, one per channel, or of the shape of .* \(3, 128, 128\), got \(4, 1, 1\)",
         ),
-        ({"rule": "zB", "low": "dark"}, "low must be a number"),
-        ({"rule": "zB", "low": torch.zeros(3, 5, 5)}, r"layer that gets the pixels"),
+        ({"rule": "zB", "low": "dark"}, "low must be a number, one per channel"),
+        (
+            {"rule": "zB", "low": torch.zeros(2, 3, 5, 5)},
+            r"low must be a number.*got \(2, 3, 5, 5\)",
+        ),
+        (
+            {"rule": "zB", "low": -3 * torch.ones(3, 5, 5)},
+            r"shape of an image, \(3, 128, 128\), got \(3, 5, 5\)",
+        ),
         ({"rule": "gamma", "epsilon": 1}, "no parameter 'epsilon'; its parameters: gamma"),
         ({"rule": "z+", "alpha": 1}, "no parameter 'alpha'; it has no parameters"),
         (
             {"rule": "epsilon_alpha2_beta1", "alpha": 3, "beta": 2},
             "no parameter 'alpha'; its parameters: epsilon",
         ),
-        ({"rule": lambda *_: "gama"}, r"chose 'gama' for 'conv1'; did you mean 'gamma'"),
+        ({"rule": lambda *_: "gama"}, r"chose 'gama' for 'conv1'.*did you mean 'gamma'"),
         ({"rule": lambda *_: "deep_taylor"}, "chose 'deep_taylor'"),
         ({"rule": lambda *_: None}, "chose None"),
         ({"rule": lambda *_: ["gamma"]}, "chose .'gamma'."),
@@ -271,6 +378,17 @@ def test_the_box_comes_from_the_network():
         ({"rule": lambda *_: "gamma", "slope": 1}, "no parameter 'slope'"),
         ({"rule": lambda *_: "gamma", "epsilon": -1}, "epsilon must be above 0"),
         ({"rule": lambda *_: "zB"}, "'zB' is for the layer that gets the pixels"),
+        ({"rule": by_hand_0}, r"called with \(kind, index, name\).*rule=lambda kind, index, name"),
+        ({"rule": lambda kind: "z+"}, r"called with \(kind, index, name\)"),
+        (
+            {"rule": lambda *_: lambda layer, R: R},
+            r"rule for 'fc' must return .*\(1, 80\).*\(1, 10\)",
+        ),
+        ({"rule": lambda *_: lambda layer, R: None}, "rule for 'fc' must return .*NoneType"),
+        ({"rule": lambda *_: lambda layer, R: layer.back(R / 0)}, "rule for 'fc' returned NaN"),
+        ({"rule": lambda *_: lambda layer, R: layer.a[0] / 0}, r"infinite.*share\(R, z\)"),
+        ({"rule": lambda *_: ("z+", {}, 3)}, r"chose \('z\+', \{\}, 3\)"),
+        ({"rule": lambda *_: 7}, "chose 7 for 'conv1'; it must return a rule's name or a function"),
     ],
 )
 def test_bad_rules_and_parameters(options, says):

@@ -13,7 +13,17 @@ from xcnn.methods.lrp import lrp
 from xcnn.methods.lrp_composites import COMPOSITES
 from xcnn.methods.lrp_rules import RULES
 
-from tests.helpers.oracles import HIGH, LOW, TARGETS, assert_near, batch, differs, images, network
+from tests.helpers.oracles import (
+    HIGH,
+    LOW,
+    TARGETS,
+    assert_near,
+    batch,
+    differs,
+    images,
+    network,
+    within,
+)
 from tests.helpers.relevance import any_norm, between, gradient_times_input, without_biases
 
 pytestmark = [
@@ -135,7 +145,7 @@ def signed(geometry):
     torch.manual_seed(3)
     size = 5 if geometry.get("dilation") is None else 7
     net = Tiny(**geometry).double().eval()
-    x = torch.randn(1, 3, size, size, dtype=torch.float64)
+    x = within(torch.randn(1, 3, size, size, dtype=torch.float64))
     A = net.conv(x)
     for values in (x, A, net.conv.weight, net.fc.weight, net.conv.bias):
         assert (values > 0.01).any() and (values < -0.01).any()

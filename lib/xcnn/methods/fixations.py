@@ -9,16 +9,33 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch.overrides import resolve_name
 
-from ..engine.contract import class_indices, isolated, one_question, run, unit_values
-from ..engine.layers import capture
-from ..engine.operations import KIND, refuse
-from ..engine.tape import Tape, by_position, running_part, tensors
+from ..engine.contract import isolated, one_question, run, unit_values
+from ..engine.layers import capture, layer_name
+from ..engine.operations import (
+    IN_OTHER_WORDS,
+    KIND,
+    Factor,
+    factor_of,
+    refuse,
+    replaced,
+    running_part,
+)
+from ..engine.tape import Tape, by_position, tensors
+from ..engine.target import (
+    Contrast,
+    class_indices,
+    class_outputs,
+    is_function,
+    target_scores,
+)
 from ..errors import InputError
 from ..networks import ready
-from .fixation_rules import RULES, Call, calls, replaced, unknown
+from .fixation_calls import Call, calls
+from .fixation_rules import RULES, unknown
 
 UNITS_AT_ONCE = 256  # that go down through an operation together: this bounds the memory
 
@@ -55,22 +72,30 @@ def cnn_fixations(net, x, target=None, layer=None, unit=None):
     | fully connected, flattened | the one (channel, y, x) with the largest w a                 |
     | maps                       |                                                              |
     | convolution                | the channel with the largest sum of w a over its window, at  |
-    |                            | the window's middle                                          |
+    |                            | the window's middle; where the window is the whole map, as   |
+    |                            | fully connected                                              |
     | the same in a residual     | that channel, where its a is largest in the window           |
-    | pooling, averages          | the largest a in the window                                  |
+    | transposed convolution     | the channel with the largest sum of w a, at its largest w a  |
+    | pooling, averages, maxima  | the largest a in the window, or along the dimensions         |
     | sum of two branches        | the larger value; the first where they are equal             |
+    | map times a gate           | the signal, see `lrp`                                        |
     | concatenation, reshaping   | the place where the value came from                          |
-    | batch norm, factors        | the unit itself; a negative factor turns all signs until the |
-    |                            | next weights                                                 |
-    | ReLU, dropout              | the unit itself                                              |
+    | enlarging                  | the same; where it averages, the largest w a                 |
+    | norms, factors             | the unit itself; a negative factor turns all signs until the |
+    |                            | next weights; the mean that layer, group and instance norms  |
+    |                            | subtract is ignored                                          |
+    | activations, dropout       | the unit itself. Signs stay, also with SiLU, GELU and others |
+    |                            | that fall a little below 0 before they rise                  |
 
     Biases are not used. A unit all of whose w a are 0 ends there. Only a fully connected layer on a
     vector makes many units of one. So a network that ends in an average of class maps, such as
     SqueezeNet, gives one point, and so does a unit within the convolutions.
 
     :param net: `Network` or nn.Module, in eval mode
-    :param x: (N, 3, H, W) float
-    :param target: class index or name, one per image, or None for each image's top class
+    :param x: (N, C, H, W) float
+    :param target: class index or name, one per image; None for each image's top class; `versus` of
+        two classes, which counts as a linear layer on the scores; or a function of what the network
+        returns, made of operations that have a rule
     :param layer, unit: instead of a target, an inner unit, as in `gradient`
     :return: (N, 1, H, W), >= 0: a Gaussian per point (see `fixations.density`), so that a map sums
         to its number of points
@@ -100,21 +125,54 @@ def find_fixations(net, x, target=None, layer=None, unit=None):
     """
     net, x = ready(net, x)
     one_question(target, layer, unit)
+    if layer is not None:
+        layer = layer_name(net, layer)
     results = []
     with isolated(grad=False):
         for k, image in enumerate(x.split(1)):
-            record = Record(net.module, image, layer)
-            if layer is None:
-                # One image runs at a time. Expanded, its scores let `class_indices` check the
-                # targets of the whole batch.
-                S = record.end.y.expand(len(x), -1)
-                start = class_indices(S, target, net.classes)[k : k + 1]
-            else:
+            question = _question(target, net, x, k) if layer is None else None
+            record = Record(net.module, image, layer, question)
+            if layer is not None:
                 start = _unit_index(record.end.y, layer, unit)
+            elif is_function(target) or isinstance(target, Contrast):
+                start = torch.zeros(1, dtype=torch.long, device=x.device)
+            else:
+                S = record.end.y.expand(len(x), -1)
+                net.warn_of_probabilities(S)
+                start = class_indices(S, target, net.classes)[k : k + 1]
             units, shapes, points = record.unravel(start)
             kept = points[inliers(points, *x.shape[2:])]
             results.append(Fixations(kept, points, units, shapes))
     return results
+
+
+def _question(target, net, x, k):
+    """What is asked of image k's output, as a function to be recorded: scores or one value."""
+
+    def scores(out):
+        return class_outputs(out, N=1)
+
+    def answer(out):
+        return target_scores(out, target, net, N=1)
+
+    def difference(out):
+        # One image runs at a time. Expanded, its scores let `class_indices` check the targets of
+        # the whole batch.
+        S = scores(out).detach().expand(len(x), -1)
+        both = [class_indices(S, classes, net.classes).tolist() for classes in (target.c, target.d)]
+        c, d = F.one_hot(torch.tensor([indices[k] for indices in both]), S.shape[1]).to(x)
+        return F.linear(out, (c - d)[None])
+
+    if is_function(target):
+        return answer
+    if not isinstance(target, Contrast):
+        return scores
+    if target.d is None:
+        raise InputError(
+            "CNN Fixations follows units, and the rivals of versus(c) have none in common; "
+            "name one rival, versus(c, d)"
+        )
+    return difference
 
 
 def inliers(points, H, W, share=0.05, radius=0.1):
@@ -161,11 +219,12 @@ class Record:
     scores, or the layer's output.
 
     :param module: nn.Module in eval mode
-    :param x: (1, 3, H, W)
-    :param layer: name of a layer; None: the pass ends at the scores
+    :param x: (1, C, H, W)
+    :param layer: name of a layer; None: the pass ends at what the network returns
+    :param question: function of what the network returns, which the pass ends with; None: none
     """
 
-    def __init__(self, module, x, layer=None):
+    def __init__(self, module, x, layer=None, question=None):
         self.names = {id(part): name for name, part in module.named_modules()}
         self.calls = []
         self.call_of_tensor = {}  # id of a network's tensor -> the call that made it
@@ -175,8 +234,10 @@ class Record:
             self._keep(image)
             captured = contextlib.nullcontext() if layer is None else capture(module, layer, False)
             with Tape(self), captured as seen:
-                S = run(module, image)
-            self.end = self._call_of(S if layer is None else seen[0])
+                end = run(module, image)
+                if question is not None:
+                    end = question(end)
+            self.end = self._call_of(end if layer is None else seen[0])
         if self.end is None:
             raise InputError(
                 "what is to be explained does not depend on the image; "
@@ -188,10 +249,16 @@ class Record:
         sources = replaced([args, kwargs], self._call_of)
         if not any(calls(sources)):
             return self._run_aside(func, args, kwargs)
+        if func in IN_OTHER_WORDS:
+            with Tape(self):
+                y = IN_OTHER_WORDS[func](self._is_map, *args, **kwargs)
+            if y is not NotImplemented:
+                return y
         y = func(*args, **kwargs)
         parts = enumerate(y) if isinstance(y, list | tuple) else [(None, y)]
         for pick, part in parts:
-            if isinstance(part, torch.Tensor):
+            # Masks and indices are not followed: what they choose is.
+            if isinstance(part, torch.Tensor) and part.is_floating_point():
                 self._keep(part, running_part(self.names), func, pick, *sources)
         return y
 
@@ -206,9 +273,15 @@ class Record:
 
     def _keep(self, y, *how):
         """Add a value of the network and how it was made: place, func, pick, args, kwargs."""
-        call = Call(y.detach().clone(), y, y._version, *how)
+        number = len(self.calls)
+        call = Call(y.detach().clone(), y, y._version, Factor(False, number, 0), *how)
+        if call.maps:
+            call.factor = factor_of(call.func, [a.factor for a in call.maps], number)
         self.calls.append(call)
         self.call_of_tensor[id(y)] = call
+
+    def _is_map(self, v):
+        return isinstance(v, torch.Tensor) and id(v) in self.call_of_tensor
 
     def _call_of(self, v):
         """The call that made a tensor; None for what does not come from the image."""

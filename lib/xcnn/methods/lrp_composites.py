@@ -1,6 +1,7 @@
 """Which rule of layer-wise relevance propagation each layer gets, and with which parameters."""
 
 import functools
+import inspect
 import math
 import numbers
 from typing import NamedTuple
@@ -49,20 +50,58 @@ def chooser(rule, parameters, box):
 def _by_function(rule, parameters, box):
     """The caller's function chooses a rule for each layer, perhaps with parameters of its own."""
     _complete(parameters, RULES, box)
+    try:
+        inspect.signature(rule).bind("conv", 0, "name")
+    except TypeError as error:
+        raise InputError(
+            f"the function rule= is called with (kind, index, name) of each layer: {error}. "
+            "For a rule of your own in every layer write rule=lambda kind, index, name: my_rule"
+        ) from error
+    except ValueError:  # written in C, without a signature
+        pass
 
     def choose(kind, index, name):
         chosen = rule(kind, index, name)
         own = {}
-        if isinstance(chosen, tuple):
+        if isinstance(chosen, tuple) and len(chosen) == 2:
             chosen, own = chosen
+        if callable(chosen):
+            return _checked(functools.partial(chosen, **own), name)
         if not isinstance(chosen, str) or chosen not in RULES:
             raise InputError(
-                f"the function rule= chose {chosen!r} for {name!r}; {nearest(chosen, RULES)}"
+                f"the function rule= chose {chosen!r} for {name!r}; "
+                f"it must return a rule's name or a function (layer, R), {nearest(chosen, RULES)}"
             )
         shared = {key: v for key, v in parameters.items() if key in _defaults(chosen)}
         return functools.partial(RULES[chosen], **_complete(shared | own, [chosen], box))
 
     return choose
+
+
+def _checked(rule, name):
+    """The caller's own rule (layer, R) -> relevance of the inputs, with a look at what it returns.
+
+    :param name: of the submodule, for messages
+    """
+
+    def checked(layer, R):
+        (a,) = layer.a
+        relevance = rule(layer, R.clone())
+        if not isinstance(relevance, torch.Tensor) or relevance.shape != a.shape:
+            is_tensor = isinstance(relevance, torch.Tensor)
+            got = tuple(relevance.shape) if is_tensor else type(relevance).__name__
+            raise InputError(
+                f"the rule for {name!r} must return the relevance of the layer's inputs, "
+                f"{tuple(a.shape)}, like layer.a[0]; it returned {got}"
+            )
+        if not relevance.isfinite().all():
+            raise InputError(
+                f"the rule for {name!r} returned NaN or infinite relevance; "
+                "it may have divided by 0: xcnn.methods.lrp_rules.share(R, z) gives 0 there"
+            )
+        return relevance.detach().to(R)
+
+    return checked
 
 
 def _by_name(rule, parameters, box):
@@ -135,7 +174,13 @@ def _bounds(values, box):
     bounds = {}
     for key, default in zip(("low", "high"), box, strict=True):
         bounds[key] = _bound(key, default if values[key] is None else values[key])
-    if not (bounds["low"] < bounds["high"]).all():
+    low, high = bounds.values()
+    channels = {len(bound) for bound in (low, high)} - {1}
+    if len(channels) > 1:
+        raise InputError(
+            f"low has {len(low)} channels and high {len(high)}; give both for the images' channels"
+        )
+    if not (low < high).all():
         raise InputError(
             "low must be below high: "
             "the darkest and the brightest value a pixel can have, normalised"
@@ -144,14 +189,13 @@ def _bounds(values, box):
 
 
 def _bound(key, v):
-    """A number, one per channel, or an image, as (3, 1, 1) or (3, H, W)."""
+    """A number, one per channel, or an image, as (1, 1, 1), (C, 1, 1) or (C, H, W)."""
     try:
         bound = torch.as_tensor(v)
-        if bound.numel() in (1, 3):
-            return bound.reshape(-1, 1, 1).expand(3, 1, 1)
-        return bound.reshape(3, *bound.shape[-2:])
+        channels, *sides = bound.shape[-3:] if bound.ndim > 2 else (bound.numel(), 1, 1)
+        return bound.reshape(channels, *sides)
     except (TypeError, ValueError, RuntimeError) as error:
         got = tuple(v.shape) if isinstance(v, torch.Tensor) else repr(v)
         raise InputError(
-            f"{key} must be a number, one per colour channel, or (3, H, W), got {got}"
+            f"{key} must be a number, one per channel, or (C, H, W), got {got}"
         ) from error

@@ -15,7 +15,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..engine.fast import sum_of_linear
 from ..errors import InputError
@@ -45,6 +44,7 @@ class Contributions:
     """
 
     def __init__(self, f, *pairs, b=None):
+        self.f = f
         with torch.enable_grad():
             self.a = [a.detach().requires_grad_() for a, _ in pairs]
             self.z = sum_of_linear(f, self.a, [w for _, w in pairs], b)
@@ -57,11 +57,24 @@ class Contributions:
 
 
 class Layer(Contributions):
-    """One call of conv2d or linear, with a batch norm folded in where one follows."""
+    """One call of a linear operation, with a batch norm folded in where one follows.
 
-    def __init__(self, f, a, w, b=None):
+    For a rule of your own: `a[0]` is the input, `z` the output before any rule, `weights` are w and
+    b. `back(s)` is a_j sum_k w_jk s_k; `positive_part().back(s)` and `negative_part().back(s)` are
+    the same with (a_j w_jk)+ and (a_j w_jk)- alone.
+
+    :param f: the linear operation, f(a, w, b)
+    :param a, w, b: input, weights, bias
+    :param times: function (w, factors of the output channels) -> w times them; None: a batch norm
+        that follows cannot be folded in
+    :param from_pixels: function (images) -> what this layer gets of them, where no layer lies
+        between; None: it gets the output of other layers
+    """
+
+    def __init__(self, f, a, w, b=None, times=None, from_pixels=None):
         super().__init__(f, (a, w), b=b)
-        self.f = f
+        self.times = times
+        self.from_pixels = from_pixels
         self._unfolded = (w, b)
         self._norms = []
 
@@ -70,7 +83,9 @@ class Layer(Contributions):
         """w and b. They are folded when a rule asks for them: some rules do not."""
         w, b = self._unfolded
         for norm in self._norms:
-            w, b = (v.detach() for v in _folded(w, b, norm))
+            factor, shift = norm.factor_and_shift()
+            w = self.times(w, factor)
+            b = shift if b is None else b * factor + shift
         return w, b
 
     def fold(self, norm):
@@ -117,16 +132,19 @@ class Norm:
     def __call__(self, z):
         return F.batch_norm(z, self.mean, self.var, self.weight, self.bias, eps=self.eps)
 
+    def factor_and_shift(self):
+        """The norm as z_k * factor_k + shift_k."""
+        factor = (self.var + self.eps).rsqrt()
+        if self.weight is not None:
+            factor = factor * self.weight.detach()
+        shift = -self.mean * factor
+        return factor, shift if self.bias is None else shift + self.bias.detach()
+
     def split(self, sizes):
         """The same for each of several parts of the channels."""
         statistics = (self.mean, self.var, self.weight, self.bias)
         parts = [[None] * len(sizes) if v is None else v.split(sizes) for v in statistics]
         return [Norm(*part, self.eps) for part in zip(*parts, strict=True)]
-
-
-def _folded(w, b, norm):
-    """A layer's weights with the norm in them; torch's function is right for linear layers, too."""
-    return fuse_conv_bn_weights(w, b, norm.mean, norm.var, norm.eps, norm.weight, norm.bias)
 
 
 def rule_0(layer, R):
@@ -198,35 +216,45 @@ def rule_z_plus(layer, R):
 def rule_z_box(layer, R, *, low=None, high=None):
     """R_j = sum_k q_jk / (sum_j q_jk) R_k, q_jk = a_j w_jk - l_j w_jk+ - h_j w_jk-.
 
-    Montavon et al. 2017, zB-rule.
+    Montavon et al. 2017, zB-rule. It asks for l_j <= a_j <= h_j, and is refused elsewhere. What a
+    network does to the pixels before this layer is done to the bounds, too.
 
-    :param low, high: bounds of the pixels, l <= a <= h, (3, 1, 1) or (3, H, W)
+    :param low, high: bounds of the pixels, (C, 1, 1) or (C, H, W)
+    :raises InputError: a layer that does not get the pixels; pixels outside of the bounds
 
     >>> R = xcnn.lrp(net, x, "clock", rule="zB", low=net.normalise(0), high=net.normalise(1))
     """
-    (a,) = layer.a
     w, b = layer.weights
-    pairs = [(_like(low, a), positive(w)), (_like(high, a), negative(w))]
+    low, high = _bounds_of_input(layer, low, high)
+    pairs = [(low, positive(w)), (high, negative(w))]
     box = Contributions(layer.f, *pairs, b=b)
     s = share(R, layer.z - box.z)
     return layer.back(s) - box.back(s)
 
 
-def _like(bound, a):
-    """A bound in the shape of the layer's input.
+BOX_SLACK = 0.01  # of the box: rounding in half precision, and what some resizing overshoots
 
-    That is (N, 3, H, W), or (N, 3 H W) where the pixels come flattened.
-    """
-    try:
-        if a.ndim == 2:
-            bound = bound.flatten(1).expand(3, a.shape[1] // 3).flatten()
-        return bound.to(a).expand(a.shape)
-    except RuntimeError as error:
+
+def _bounds_of_input(layer, low, high):
+    """The bounds of what a layer gets: those of the pixels, after what comes before the layer."""
+    (a,) = layer.a
+    if layer.from_pixels is None:
         raise InputError(
-            "rule 'zB' is for the layer that gets the pixels, "
-            f"and this one gets {tuple(a.shape)}; "
-            "give low and high of one value per channel, or take 'w2' or 'flat'"
-        ) from error
+            "rule 'zB' is for the layer that gets the pixels, and this one gets "
+            f"{tuple(a.shape)} from other layers; take 'w2', 'flat' or 'z+' here"
+        )
+    bounds = torch.stack([layer.from_pixels(bound) for bound in (low, high)])
+    low, high = bounds.amin(0), bounds.amax(0)  # 1 - x makes the upper bound the lower one
+    outside = torch.maximum(low - a, a - high)
+    if (outside > BOX_SLACK * (high - low)).any():
+        worst = outside.argmax()
+        v, low, high = (values.flatten()[worst].item() for values in (a, low, high))
+        raise InputError(
+            f"rule 'zB' needs pixels between low and high: the first layer gets {v:.4g} where the "
+            f"bounds are {low:.4g} and {high:.4g}. Normalise the picture with net.preprocess, or "
+            "give low= and high=, the least and the largest value that x can have in each channel"
+        )
+    return low, high
 
 
 def rule_w_square(layer, R):
@@ -245,6 +273,11 @@ def rule_flat(layer, R):
     """
     w, _ = layer.weights
     return _whatever_the_input(layer, torch.ones_like(w), R)
+
+
+def by_weights(layer, R):
+    """The same for an average, whose weights are in its operation. For averages of pixels."""
+    return _whatever_the_input(layer, None, R)
 
 
 def _whatever_the_input(layer, w, R):
