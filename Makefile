@@ -17,7 +17,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
 # how chapters run for the book: explorers are drawn ahead, and their pictures put here
-BAKED := XCNN_EXPLORER=baked \
+BAKED := XCNN_EXPLORER=baked TQDM_DISABLE=1 \
 	XCNN_STUDY=$(CURDIR)/_build/study \
 	XCNN_FRAMES=$(CURDIR)/_build/static/frames \
 	XCNN_FRAMES_URL=../_static/frames

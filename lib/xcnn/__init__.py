@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors
+    from .engine.target import versus
     from .errors import InputError
     from .evaluate import energy_concentration
     from .explorer import explore
@@ -33,6 +34,7 @@ _HOMES = {
     "energy_concentration": "evaluate",
     "explore": "explorer",
     "load": "loading",
+    "versus": "engine.target",
 }
 
 

@@ -4,17 +4,19 @@ import argparse
 import inspect
 import re
 import sys
-import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from . import report, scenes, show, study
+from . import photos, report, scenes, show, similar, study
+from .engine.target import versus
 from .errors import InputError, one_of
 from .loading import SMALL, load
 from .methods import METHODS
 
 DASK_TIMEOUT = 20  # seconds to wait for a Dask scheduler
+ALL_RIVALS = "all"
+SHEET_DPI = 150
 MAX_SIDE = 4096  # pixels: a batch of larger pictures would not fit into most memories
 MIN_SHOWN_SIDE = 512  # pixels: maps of small pictures are enlarged to about this size
 ANY_NUMBER = re.compile(r"-?\d{1,9}")
@@ -37,33 +39,52 @@ def explain(args):
     0
     """
     method = METHODS[one_of("method", args.method, METHODS)]
-    image = _opened(args.image)
+    image = photos.read(args.image)
     net = load(args.network)
     x = net.preprocess(image)
     for index, name, p in net.top(x)[0]:
         print(f"{p:6.1%}  {name} ({index})")
-    R = method(net, x, _target(args.target), **_options(args, method))
-    out = Path(args.out or f"{Path(args.image).stem}_{args.method}_{args.network}.png")
-    _save(show.overlay(net.picture(x)[0], R[0]), out)
+    target = _question(args, net)
+    options = _options(args, method)
+    kind = "similar" if args.similar else args.method
+    out = Path(args.out or f"{Path(args.image).stem}_{kind}_{args.network}.png")
+    if args.similar:
+        _save_sheet(args, net, target, options, out)
+    else:
+        R = method(net, x, target, **options)
+        _save(show.overlay(net.picture(x)[0], R[0]), out)
     print(f"wrote {out}")
 
 
-def _opened(path):
-    """The picture in a file, upright.
+def _question(args, net):
+    """What is asked of the network: a class, or a class and not another."""
+    target = _target(args.target)
+    if args.versus is None:
+        return target
+    if args.unit is not None:
+        raise InputError("--versus is for classes; leave it out, or --unit and --layer")
+    rival = None if args.versus == ALL_RIVALS else _target(args.versus)
+    return versus(target, rival)
 
-    :raises InputError: a file that is missing, broken, or not a picture
+
+def _save_sheet(args, net, target, options, out):
+    """Write one sheet: the image, its map, and the pictures of a folder that are most like it.
+
+    The index of the folder is kept beside the sheet, not in the folder.
     """
+    folder = Path(args.similar)
+    kept = out.with_name(f"{folder.resolve().name}_{args.network}.similar")
+    index = similar.folder_index(net, folder, kept)
+    skipped = f", {len(index.skipped)} skipped" if index.skipped else ""
+    print(f"{len(index)} pictures in {folder}{skipped}; their features are kept in {kept}")
+    neighbours = index.search(args.image, itself=False)
+    for path, similarity in neighbours:
+        print(f"{similarity:6.3f}  {path}")
+    sheet = similar.sheet(net, args.image, neighbours, target, args.method, **options)
     try:
-        # Pillow warns of damage that it can read past. Damage that it cannot is an error.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    except OSError as error:
-        reason = error.strerror or "not an image that Pillow can read"
-        raise InputError(f"cannot open {path}: {reason}") from error
-    except Exception as error:  # a decoder raises all sorts of things where a file is broken
-        raise InputError(f"cannot open {path}: {error}") from error
-    return image
+        sheet.savefig(out, dpi=SHEET_DPI)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {out}: {error}") from error
 
 
 def _target(text):
@@ -115,7 +136,9 @@ def run_study(args):
     cluster = _cluster(args.dask) if args.dask else None
     sizes = [size if size == study.ORIGINAL else int(size) for size in args.sizes]
     out = Path(args.out)
-    cases = study.cases(args.source, args.classes, args.images, args.seed, args.largest)
+    cases = study.cases(
+        args.source, args.classes, args.images, args.seed, args.largest, args.annotations
+    )
     study.run(out / "records.jsonl", cases, args.networks, sizes, args.methods, cluster=cluster)
     frame = report.read(out / "records.jsonl")
     table = report.table(frame)
@@ -220,6 +243,17 @@ def _add_explain_parser(commands):
         help="vgg_s, resnet_s, googlenet_s, allconv_s, resnet18, vgg16, ...",
     )
     parser.add_argument("--target", help="class index or name; default: the top class")
+    parser.add_argument(
+        "--versus",
+        metavar="CLASS",
+        help=f"why --target (or the top class), and not this class; {ALL_RIVALS!r}: all others",
+    )
+    parser.add_argument(
+        "--similar",
+        metavar="FOLDER",
+        help="write one sheet with the five most similar pictures of this folder; their features "
+        "are kept beside it, in FOLDER_NETWORK.similar",
+    )
     parser.add_argument("--layer", help="default: the last spatial layer")
     parser.add_argument(
         "--unit", type=unit, help="an inner unit instead of a class: CHANNEL or CHANNEL,Y,X"
@@ -236,6 +270,11 @@ def _add_study_parser(commands):
     )
     parser.add_argument(
         "source", nargs="?", default="scenes", help="'scenes' (default) or a COCO folder"
+    )
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="of a folder: its annotation file; default: the only instances*.json in annotations/",
     )
     parser.add_argument(
         "--classes", type=names, help="A,B,...; default: six of the scenes', all of a folder's"

@@ -8,12 +8,13 @@ import dataclasses
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as TF
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from .engine.contract import class_indices, isolated, run
+from .engine.contract import isolated, run
 from .engine.fast import run_many
+from .engine.target import settled, target_values
+from .engine.wrappers import SCORES
 from .errors import InputError
 from .networks import as_network, ready
 
@@ -115,10 +116,10 @@ def deletion(net, x, R, target=None, steps=20):
     """The class probability while pixels are taken out, those with the largest R first.
 
     Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421, section 4.1. A pixel that is taken out gets
-    the mean colour of ImageNet, 0 in normalised pixels. A good map makes the curve fall early: a
+    the mean colour, 0 in normalised pixels. A good map makes the curve fall early: a
     small mean is good.
 
-    :param net, x, target: as in `gradient`
+    :param net, x, target: as in `gradient`; of `versus` and of a function its value is taken
     :param R: (N, C, H, W), summed over channels
     :param steps: equal parts of the pixels
     :return: (N, steps + 1) float64, from the whole picture to none of it
@@ -144,6 +145,8 @@ def insertion(net, x, R, target=None, steps=20, blur=11):
     >>> (first.mean() > last.mean()).item()
     True
     """
+    import torchvision.transforms.functional as TF  # slow to import
+
     radius = min(2 * blur, (min(x.shape[-2:]) - 1) // 2)  # the kernel must fit into the picture
     return _curve(net, x, R, target, steps, start=TF.gaussian_blur(x, 2 * radius + 1, blur), end=x)
 
@@ -154,31 +157,39 @@ def _curve(net, x, R, target, steps, start, end):
     :param start, end: pictures as x
     :return: (N, steps + 1) float64
     """
-    net, x = ready(net, x)
+    net, x = ready(net, x, SCORES)
     if R.ndim != 4 or (len(R), *R.shape[2:]) != (len(x), *x.shape[2:]):
         raise InputError(
             f"R must have shape (N, C, H, W) with N, H and W of x {tuple(x.shape)}, "
             f"got {tuple(R.shape)}"
         )
     with isolated(grad=False):
-        c = class_indices(run(net.module, x), target, net.classes)[:, None]
+        target = settled(run(net.module, x), target, net, len(x))
         order = R.sum(1).flatten(1).argsort(dim=1, descending=True, stable=True)
         rank = order.argsort(1).view(len(x), 1, *x.shape[2:])
         pixels = rank[0].numel()
-        scores = [
+        outputs = [
             run_many(net.module, torch.where(rank < pixels * k / steps, end, start))
             for k in range(steps + 1)
         ]
-        p = [S.softmax(1).gather(1, c)[:, 0] for S in scores]
-    return torch.stack(p, 1).double().cpu()
+        p = [target_values(out, target, net, len(x), "probability") for out in outputs]
+    return torch.stack(p, 1).cpu().double()
 
 
 def _same_size(R, Q):
-    """Absolute values of two maps, summed over channels, as arrays (N, H, W)."""
-    R, Q = (torch.as_tensor(M).detach().cpu().abs() for M in (R, Q))
+    """Absolute values of two maps, tensors or arrays, summed over channels, as arrays (N, H, W)."""
+    R, Q = (_magnitude(M) for M in (R, Q))
     if R.ndim != 4 or Q.ndim != 4 or R.shape[::2] != Q.shape[::2] or R.shape[3] != Q.shape[3]:
         raise InputError(
             "two maps (N, C, H, W) of the same N, H and W are needed, "
             f"got {tuple(R.shape)}, {tuple(Q.shape)}"
         )
     return R.sum(1).numpy(), Q.sum(1).numpy()
+
+
+def _magnitude(M):
+    """Absolute values of a map, on the CPU, in float32 or what is more exact."""
+    if not isinstance(M, torch.Tensor):
+        M = torch.from_numpy(np.array(M, float))
+    M = M.detach().cpu()
+    return M.to(torch.promote_types(M.dtype, torch.float32)).abs()

@@ -12,12 +12,12 @@ import itertools
 import json
 import math
 import os
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as TF
 from tqdm.auto import tqdm
 
 from . import coco, scenes
@@ -42,14 +42,16 @@ class Case:
     :param source: "scenes", or a COCO folder
     :param image: the scene's seed, or the image's id in the folder
     :param label: name of the class
+    :param annotations: of a folder: name of its annotation file; None: the only one
 
     >>> xcnn.study.Case("scenes", image=3, label="clock")
     Case(source='scenes', image=3, label='clock')
     """
 
     source: str
-    image: int
+    image: int | str
     label: str
+    annotations: str | None = field(default=None, repr=False)
 
     @property
     def key(self):
@@ -60,7 +62,10 @@ class Case:
         >>> xcnn.study.Case("/data/coco", image=3, label="clock").key
         ('coco', 3, 'clock')
         """
-        return Path(self.source).name, self.image, self.label
+        source = Path(self.source).name
+        if self.annotations:
+            source += f"/{self.annotations}"
+        return source, self.image, self.label
 
     def load(self):
         """Its picture and mask.
@@ -75,14 +80,15 @@ class Case:
         if self.source == "scenes":
             scene = _scene(self.image, self.label)
             return scene.image, scene.mask(self.label)
-        folder = _folder(self.source)
+        folder = _folder(self.source, self.annotations)
         return folder.image(self.image), folder.mask(self.image, self.label)
 
 
 @functools.lru_cache(maxsize=1)
-def _folder(source):
+def _folder(source, annotations):
     """A COCO folder, read once for all its cases: its annotations are large."""
-    return coco.Folder(source)
+    with warnings.catch_warnings(action="ignore"):  # `cases` has opened it, and said the same
+        return coco.Folder(source, annotations)
 
 
 def _scene(seed, label):
@@ -92,7 +98,7 @@ def _scene(seed, label):
     return scenes.render(seed, classes=rng.permutation([label, other]).tolist())
 
 
-def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
+def cases(source="scenes", classes=None, images=30, seed=0, largest=False, annotations=None):
     """The questions of a study.
 
     :param source: "scenes", or a COCO folder
@@ -101,6 +107,7 @@ def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
     :param images: how many pictures of each class, at most
     :param seed: of the first scene
     :param largest: of a folder: ask each image for one class only, the one that covers most of it
+    :param annotations: of a folder: name of its annotation file; None: the only one
     :return: list of `Case`
     :raises InputError: unknown class, no such folder
 
@@ -110,8 +117,8 @@ def cases(source="scenes", classes=None, images=30, seed=0, largest=False):
     if source == "scenes":
         pairs = _scene_pairs(classes, images, seed)
     else:
-        pairs = _folder_pairs(coco.Folder(source), classes, images, largest)
-    return [Case(str(source), image, name) for image, name in pairs]
+        pairs = _folder_pairs(coco.Folder(source, annotations), classes, images, largest)
+    return [Case(str(source), image, name, annotations) for image, name in pairs]
 
 
 def _scene_pairs(classes, images, seed):
@@ -130,7 +137,12 @@ def _folder_pairs(folder, classes, images, largest):
         name for name in folder.categories if name in coco.class_map() or name in scenes.CLASSES
     ]
     classes = _known(known if classes is None else classes, known)
-    pairs = [(int(image), name) for name in classes for image in folder.ids(name)[:images]]
+    pairs = [(image, name) for name in classes for image in folder.ids(name)[:images]]
+    if not pairs:
+        raise InputError(
+            f"no image of {folder.folder} has an outline of {', '.join(classes) or 'a class'}; "
+            f"left out were {dict(folder.skipped)}"
+        )
     return _largest(folder, pairs) if largest else pairs
 
 
@@ -155,7 +167,7 @@ def _largest(folder, pairs):
         if image not in areas or area > areas[image]:
             areas[image] = area
             names[image] = name
-    return sorted(names.items())
+    return [(image, names[image]) for image in folder.ids() if image in names]
 
 
 def run(
@@ -394,6 +406,8 @@ def prepared(net, image, mask, size):
     >>> tuple(x.shape), mask.shape
     ((1, 3, 64, 64), (64, 64))
     """
+    import torchvision.transforms.functional as TF  # slow to import
+
     if size == ORIGINAL:
         return net.preprocess(image, None), mask
     x = net.preprocess(image, size)

@@ -19,7 +19,7 @@ NAMED = re.findall(
 )
 NAMES = NAMED + [name for name in xcnn.METHODS if name not in NAMED]  # by the directive `methods`
 WHOLE = "coco evaluate explorer mlp perceptron photos report sanity scenes show study".split()
-WHOLE += ["methods.shapley"]
+WHOLE += ["methods.shapley", "similar"]
 INNER = {"mlp.fitting", "study.Log"}  # what only their own modules call
 METHODS = pytest.mark.parametrize("method", xcnn.METHODS)
 
@@ -124,7 +124,7 @@ def test_docstring_of_a_method(method):
     _, own, doc = text(method)
     assert re.search(r"Source: .* \d{4}, (arXiv \d{4}\.\d{5}|arXiv \d{4}\.\d{4}|doi 10\.)", own)
     assert re.search(r"\beq\. \d|\bsection \d|-rule|chapter \d", own), "where in the paper?"
-    assert re.search(r":return: \(N, [13], H, W\)", doc)
+    assert re.search(r":return: \(N, [1C], H, W\)", doc)
     assert ":raises InputError: see `ready`" in doc
     for parameter in inspect.signature(xcnn.METHODS[method]).parameters:
         assert re.search(rf":param [^:]*\b{parameter}\b[^:]*:", doc), parameter

@@ -131,6 +131,7 @@ def answer(chapter, stub, end):
 @EACH
 def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
     monkeypatch.setenv("XCNN_EXPLORER", "snapshot")
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # bars are for those who wait
     monkeypatch.setenv("XCNN_STUDY", str(ROOT / "_build" / "study"))  # the records of the book
     chapter, stubs, wrong = answered(path)
     folder = {"metadata": {"path": str(NOTEBOOKS)}}

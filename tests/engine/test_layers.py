@@ -102,8 +102,9 @@ def test_a_captured_layer_may_leave_the_graph_whole():
 def test_the_gradient_of_a_score_with_respect_to_maps():
     torch.manual_seed(0)
     net, x = ready(InPlace().eval(), two_images())
-    S, A = maps_of(net, "shared", x)
+    S, A, layout = maps_of(net, "shared", x)
     dA = map_gradient(S[:, 2], A, "shared")
+    assert torch.equal(layout.maps(A), A)
     wanted = net.module.fc.weight[2] / 36  # through the mean over 6 x 6 positions
     torch.testing.assert_close(dA, wanted[None, :, None, None].expand_as(A).detach())
 

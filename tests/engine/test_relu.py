@@ -124,3 +124,110 @@ def test_the_interceptor_counts_relus_and_runs_the_rest_as_it_is():
     assert torch.equal(sixes, F.relu6(x) + 1)
     assert torch.equal(leaky, F.leaky_relu(x))
     assert torch.equal(gate, x.clamp(0, 1))
+
+
+# ---- ReLUs that no torch function shows, or that are written otherwise
+
+
+@torch.jit.script
+def scripted_relu(x):
+    return torch.relu(x)
+
+
+def assigned(x):
+    y = x.clone()
+    y[y < 0] = 0
+    return y
+
+
+OTHERWISE = {
+    "product": lambda x: x * (x > 0),
+    "product with floats": lambda x: (x > 0).to(x) * x,
+    "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+    "where and a number": lambda x: torch.where(x > 0, x, 0.0),
+    "where, the other way": lambda x: torch.where(x <= 0, 0.0, x),
+    "maximum": lambda x: torch.maximum(x, torch.zeros(())),
+    "max of two": lambda x: torch.max(x, torch.zeros_like(x)),
+    "fmax": lambda x: torch.fmax(x, torch.zeros(())),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "leaky of slope 0": lambda x: F.leaky_relu(x, 0.0),
+    "prelu of weight 0": lambda x: F.prelu(x, x.new_zeros(1)),
+    "aten.relu": torch.ops.aten.relu,
+    "aten.relu.default": torch.ops.aten.relu.default,
+    "aten.clamp_min": lambda x: torch.ops.aten.clamp_min(x, 0),
+    "aten.hardtanh": lambda x: torch.ops.aten.hardtanh(x, 0, 6),
+    "aten.threshold": lambda x: torch.ops.aten.threshold(x, 0, 0),
+    "scripted": scripted_relu,
+}
+
+
+class TwoReLUs(nn.Module):
+    """One usual ReLU, and another one."""
+
+    def __init__(self, unit):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 16, 3)
+        self.fc = nn.Linear(16, 5)
+        self.unit = unit
+
+    def forward(self, x):
+        x = self.second(self.unit(self.first(x))).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+@every_rule
+@pytest.mark.parametrize("form", OTHERWISE)
+def test_a_relu_written_otherwise(method, form):
+    """w07: guided backprop was 14 to 84 % off, without a word."""
+    x = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
+    wanted = xcnn.METHODS[method](TwoReLUs(torch.relu).eval().double(), x, 1)
+    R = xcnn.METHODS[method](TwoReLUs(OTHERWISE[form]).eval().double(), x, 1)
+    assert differs(wanted, xcnn.gradient(TwoReLUs(torch.relu).eval().double(), x, 1))
+    assert_near(R, wanted, 1e-12)
+
+
+class Own(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * (x > 0)
+
+
+@every_rule
+@pytest.mark.parametrize(
+    ("unit", "says"),
+    [
+        (lambda x: (x + x.abs()) / 2, "abs"),
+        (assigned, "masked_fill"),
+        (lambda x: -torch.minimum(-x, torch.zeros(())), "minimum"),
+        (Own.apply, "OwnBackward, which runs unseen"),
+    ],
+)
+def test_what_may_be_a_relu_is_reported(method, unit, says):
+    x = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
+    with pytest.warns(UserWarning, match=f"may rectify by other calls.*{says}.*torch.relu"):
+        xcnn.METHODS[method](TwoReLUs(unit).eval().double(), x, 1)
+
+
+@every_rule
+@pytest.mark.parametrize("name", ["resnet_s", "googlenet_s", "vgg_s", "allconv_s"])
+def test_nothing_is_reported_of_ordinary_networks(method, name, recwarn):
+    xcnn.METHODS[method](xcnn.load(name), images(name)[:1].float(), 3)
+    assert not [w for w in recwarn if "rectify" in str(w.message)]
+
+
+def test_products_that_are_not_relus_stay_as_they_are(recwarn):
+    x = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
+    net = TwoReLUs(lambda x: x.relu() * x.sigmoid() * 2.0).eval().double()
+    leaf = x.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(net(leaf)[0, 1], leaf)
+    assert_near(xcnn.gradient(net, x, 1), plain, 1e-12)
+    assert xcnn.guided_backprop(net, x, 1).abs().max() > 0
+    assert not [w for w in recwarn if "rectify" in str(w.message)]

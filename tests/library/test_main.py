@@ -2,14 +2,16 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import xcnn
 from PIL import Image
-from xcnn import METHODS, coco, scenes
+from xcnn import METHODS, coco, scenes, show
 from xcnn.__main__ import main
 
 
@@ -34,7 +36,8 @@ def refused(capsys, *argv):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_explain(method, scene, capsys, offline):
+def test_explain(method, scene, capsys, offline, monkeypatch):
+    monkeypatch.setattr("xcnn.engine.progress.SHOWN_FROM", np.inf)  # on a busy machine, too
     assert main(["explain", str(scene), "--method", method, "--target", "clock"]) == 0
     out, err = capsys.readouterr()
     *tops, last = out.splitlines()
@@ -241,3 +244,62 @@ def test_a_files_name_that_is_no_text(scene, tmp_path):
     lost = subprocess.run([*run, path + b"x"], capture_output=True, text=True, timeout=300)
     (line,) = lost.stderr.splitlines()
     assert lost.returncode == 2 and line.startswith("xcnn: ") and r"clock\udcff.pngx" in line
+
+
+# ---- contrasts, similar pictures, annotations by name
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "gradient", "lrp", "shap_cam"])
+def test_versus_is_the_contrast_of_two_classes(method, scene, offline):
+    """`--versus clock` gives the map of xcnn.versus(top, "clock")."""
+    net = xcnn.load("resnet_s")
+    x = net.preprocess(Image.open(scene))
+    argv = ["explain", str(scene), "--method", method, "--target", "pizza"]
+    assert main([*argv, "--versus", "clock", "--out", "one.png"]) == 0
+    R = METHODS[method](net, x, xcnn.versus("pizza", "clock"))
+    wanted = show.overlay(net.picture(x)[0], R[0]).resize((512, 512), Image.Resampling.BICUBIC)
+    assert (np.asarray(Image.open("one.png")) == np.asarray(wanted)).all()
+    assert main([*argv, "--versus", "all", "--out", "all.png"]) == 0
+    assert (np.asarray(Image.open("all.png")) != np.asarray(Image.open("one.png"))).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--versus", "clok"], "unknown class 'clok'.*did you mean 'clock'"),
+        (["--versus", "99"], "99 is out of range"),
+        (["--versus", "clock", "--layer", "layer1", "--unit", "3"], "--versus is for classes"),
+        (["--similar", "nowhere"], "nowhere"),
+    ],
+)
+def test_contrasts_and_folders_that_will_not_do(options, says, scene, capsys, offline):
+    method = ["--method", "gradient"]
+    assert re.search(says, refused(capsys, "explain", scene, *method, *options))
+
+
+def test_similar_pictures_on_one_sheet(scene, tmp_path, capsys, offline):
+    album = tmp_path / "album"
+    album.mkdir()
+    for seed in range(7):
+        scenes.render(seed, count=1).image.save(album / f"{seed}.png")
+    argv = ["explain", str(scene), "--similar", str(album), "--target", "clock"]
+    assert main([*argv, "--out", str(tmp_path / "sheet.png")]) == 0
+    out = capsys.readouterr().out
+    assert "7 pictures in" in out and len(re.findall(r"^ *-?[01]\.\d{3}  ", out, re.M)) == 5
+    assert Image.open(tmp_path / "sheet.png").width > 600
+    assert (tmp_path / "album_resnet_s.similar").exists()
+    assert len(list(album.iterdir())) == 7, "the folder of photographs is left alone"
+
+
+def test_study_with_one_of_two_annotation_files(tmp_path, capsys):
+    folder = tmp_path / "coco"
+    scenes.write(folder, 2, seed=10, count=2)
+    annotations = folder / "annotations"
+    (annotations / "instances_b.json").write_text((annotations / "instances.json").read_text())
+    argv = ["study", folder, "--networks", "resnet_s", "--sizes", "64", "--methods", "gradient"]
+    out = ["--out", tmp_path / "study"]
+    assert "instances_b.json" in refused(capsys, *argv, *out)
+    chosen = [*argv, "--annotations", "instances_b.json", *out]
+    assert main([str(word) for word in chosen]) == 0
+    records = (tmp_path / "study" / "records.jsonl").read_text().splitlines()
+    assert all('"source": "coco/instances_b.json"' in record for record in records)

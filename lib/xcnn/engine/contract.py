@@ -2,33 +2,38 @@
 
 import contextlib
 import operator
+import re
+import sys
 
 import torch
 import torch.nn.functional as F
 
-from ..errors import InputError, nearest
+from ..errors import InputError
+from .wrappers import is_exported
 
 
 def check(module, x):
     """Raise InputError unless the network is in eval mode and x is a finite float batch.
 
     :param module: nn.Module, wholly in eval mode
-    :param x: (N, 3, H, W) float tensor, finite
+    :param x: (N, C, H, W) float tensor, finite
     :raises InputError: naming what is wrong and what to do
 
     >>> xcnn.engine.contract.check(net.module, x[0])
     Traceback (most recent call last):
-    xcnn.errors.InputError: x must be a tensor of shape (N, 3, H, W), got (3, 128, 128); ...
+    xcnn.errors.InputError: x must be a tensor of shape (N, C, H, W), got (3, 128, 128); ...
     """
-    for name, part in module.named_modules():
+    parts = [] if is_exported(module) else module.named_modules()  # its mode means nothing
+    for name, part in parts:
         empty_shell = type(part) is torch.nn.Module  # torch.fx leaves these in train mode
-        if part.training and not empty_shell:
+        in_train_mode = getattr(part, "training", False)  # a frozen module has no mode
+        if in_train_mode and not empty_shell:
             what = repr(name) if name else "the network"
             raise InputError(f"{what} is in train mode; call .eval() on the model first")
-    if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+    if not isinstance(x, torch.Tensor) or x.ndim != 4 or 0 in x.shape:
         got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
         raise InputError(
-            f"x must be a tensor of shape (N, 3, H, W), got {got}; net.preprocess(image) makes one"
+            f"x must be a tensor of shape (N, C, H, W), got {got}; net.preprocess(image) makes one"
         )
     if not x.is_floating_point():
         raise InputError(
@@ -42,31 +47,33 @@ def check(module, x):
 
 
 def run(module, x):
-    """The network's scores S, (N, K), before any softmax.
+    """What the network returns for a copy of x, which a network may change in place.
 
-    The network gets a copy of x, because a network may work in place.
-
-    :raises InputError: where the network returns something else, or cannot take images of this size
+    :raises InputError: where the network cannot take images of this size, channels or type, or
+        wants more than images
     """
     try:
-        S = module(x.clone())
-    except RuntimeError as error:
+        return module(x.clone())
+    except (RuntimeError, TypeError, AssertionError) as error:
         advice = _advice(str(error), module, x)
         if advice is None:
             raise
         raise InputError(advice) from error
-    if not isinstance(S, torch.Tensor) or S.ndim != 2 or len(S) != len(x):
-        got = tuple(S.shape) if isinstance(S, torch.Tensor) else type(S).__name__
-        raise InputError(
-            "the network must return class scores of shape (N, K); "
-            f"for {len(x)} images it returned {got}"
-        )
-    return S
 
 
 def _advice(error, module, x):
     """What a caller can do about an error of torch's; None where we do not know."""
     size = f"{x.shape[2]}x{x.shape[3]}"
+    if "missing" in error and "required positional argument" in error:
+        return (
+            f"the network takes more than images ({error}); "
+            "explain a module whose forward(x) calls it with the rest"
+        )
+    if "Guard failed" in error:
+        return (
+            f"this exported network takes another number or size of images ({error}); "
+            "give it images like those that it was exported with, as many at a time"
+        )
     if "too small" in error or "can't be greater than actual input size" in error:
         return f"an image of {size} is too small for this network: {error}"
     if "shapes cannot be multiplied" in error:
@@ -81,6 +88,12 @@ def _advice(error, module, x):
             f"the network's weights are {weight.dtype} on {weight.device}; "
             "use x.to(next(model.parameters()))"
         )
+    wanted = re.search(r"to have (\d+) channels, but got (\d+) channels", error)
+    if wanted and int(wanted[2]) == x.shape[1]:
+        return (
+            f"x is (N, {x.shape[1]}, H, W) and the network takes (N, {wanted[1]}, H, W); "
+            "where that is 1 or 3 channels, xcnn.Network(model).preprocess(image) makes such an x"
+        )
     return None
 
 
@@ -88,11 +101,13 @@ def _advice(error, module, x):
 def isolated(grad):
     """Run our code independently of the caller's grad mode and inference mode.
 
-    Afterwards both are as they were, and so is the CPU's random generator.
+    Afterwards both are as they were, and so is the CPU's random generator. Parts that torch.compile
+    has compiled run as they were written: compiled ones could not be seen into.
 
     :param grad: whether autograd records
     """
     with (
+        _uncompiled(),
         torch.inference_mode(False),
         torch.set_grad_enabled(grad),
         torch.random.fork_rng(devices=[]),  # some networks draw numbers: dropout that is always on
@@ -100,65 +115,12 @@ def isolated(grad):
         yield
 
 
-def class_indices(S, target, classes=()):
-    """One class per image.
-
-    :param S: scores (N, K)
-    :param target: int, class name, one of either per image, or None for each image's top class
-    :param classes: the K class names, where they are known
-    :return: LongTensor (N,)
-    :raises InputError: index out of range, unknown or ambiguous name, wrong number of targets
-
-    >>> S = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]])
-    >>> xcnn.engine.contract.class_indices(S, [2, "cat"], ["cat", "dog", "bus"]).tolist()
-    [2, 0]
-    """
-    N, K = S.shape
-    if target is None:
-        return S.argmax(1)
-    if hasattr(target, "tolist"):  # an array of torch or NumPy
-        target = target.tolist()
-    if isinstance(target, str | int) or not hasattr(target, "__iter__"):
-        targets = [target] * N
-    else:
-        targets = list(target)
-    if len(targets) != N:
-        raise InputError(
-            f"{len(targets)} targets for {N} images; give one for all or one per image"
-        )
-    return torch.tensor([_class_index(t, K, classes) for t in targets], device=S.device)
-
-
-def _class_index(target, K, classes):
-    """The index of one target, a class index or a class name, among K classes."""
-    if isinstance(target, str):
-        return _index_of_name(target, classes)
-    if isinstance(target, bool) or not hasattr(target, "__index__"):
-        raise InputError(f"a target is a class index or a class name, not {target!r}")
-    if not 0 <= target.__index__() < K:
-        raise InputError(f"target {target} is out of range: this network has classes 0 to {K - 1}")
-    return target.__index__()
-
-
-def _index_of_name(name, classes):
-    if not len(classes):
-        raise InputError(
-            f"this network's class names are not known, so {name!r} means nothing; "
-            "give the class index"
-        )
-    indices = [k for k, known in enumerate(classes) if known == name]
-    if not indices:
-        raise InputError(f"unknown class {name!r}; {nearest(name, classes)}")
-    if len(indices) > 1:
-        raise InputError(
-            f"{name!r} names {len(indices)} classes; give one of the indices {indices}"
-        )
-    return indices[0]
-
-
-def class_scores(S, target, classes=()):
-    """S_c of each image's target class, (N,)."""
-    return S.gather(1, class_indices(S, target, classes)[:, None])[:, 0]
+def _uncompiled():
+    """A block in which compiled functions and modules run as they were written."""
+    stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
+    if stance is None or "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return stance("force_eager")
 
 
 def one_question(target, layer, unit):
@@ -197,18 +159,19 @@ def _unit_position(A, layer, unit):
 def backward(score, v, refusal, start=None, keep_graph=False):
     """What the backward pass from a score brings to v: start * dscore/dv, or what rules made of it.
 
-    :param score: (N,)
+    :param score: (N,); or a list of tensors
     :param v: the tensor below that the score was computed from
     :param refusal: message where the score does not depend on v
-    :param start: (N,) what each image's backward pass starts with; None: 1
+    :param start: as the score: what the backward pass starts with; None: 1
     :param keep_graph: whether another backward pass follows
     :return: as v
     :raises InputError: where the score does not depend on v
     """
     g = None
-    if score.requires_grad:
-        start = torch.ones_like(score) if start is None else start
-        (g,) = torch.autograd.grad(score, v, start, retain_graph=keep_graph, allow_unused=True)
+    scores = score if isinstance(score, list) else [score]
+    if scores and all(score.requires_grad for score in scores):
+        start = [torch.ones_like(score) for score in scores] if start is None else start
+        (g,) = torch.autograd.grad(scores, v, start, retain_graph=keep_graph, allow_unused=True)
     if g is None:
         raise InputError(refusal)
     return g

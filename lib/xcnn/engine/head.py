@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from .contract import isolated, run
-from .layers import find_layer, hooked
+from .layers import check_tensor, find_layer, hooked
 from .tape import Tape, tensors
 
 
@@ -25,10 +25,11 @@ class Head:
     above can use them, so only their shape is kept.
 
     :param module: nn.Module in eval mode
-    :param x: (1, 3, H, W), the image of the first run
+    :param x: (1, C, H, W), the image of the first run
     :param layer: name of the layer; where it runs several times in one pass, its last run counts
 
-    A: (1, C, h, w), what the layer puts out for x. S: (1, K), the scores of x.
+    A: what the layer puts out for x, (1, ...). S: what the network returns for x, such as scores
+    (1, K).
 
     >>> head = xcnn.engine.head.Head(net.module, x, net.layer)
     >>> torch.allclose(head(head.A), net.module(x))
@@ -39,7 +40,7 @@ class Head:
         self.module = module
         self.x = x.detach().clone()
         self.layer = find_layer(module, layer)
-        recorder = _Recorder()
+        recorder = _Recorder(layer)
         with (
             isolated(grad=False),
             hooked([(self.layer, recorder.layer_ran)]),
@@ -51,7 +52,7 @@ class Head:
         self.layer_runs = recorder.layer_runs
 
     def __call__(self, A):
-        """The scores (B, K) of maps A (B, C, h, w)."""
+        """What the network returns for B outputs A of the layer, (B, ...)."""
         replay = _Replay(A.clone(), self.results, self.layer_runs)
         x = self.x.expand(len(A), -1, -1, -1)
         with (
@@ -65,7 +66,8 @@ class Head:
 class _Recorder:
     """The first run: remembers what each call returned, until the layer has run."""
 
-    def __init__(self):
+    def __init__(self, layer):
+        self.layer = layer
         self.results = []
         self.layer_runs = 0
         self.paused = False
@@ -78,6 +80,7 @@ class _Recorder:
 
     def layer_ran(self, _module, _inputs, A):
         """Forward hook of the layer. Its last run decides what lies below."""
+        check_tensor(A, self.layer)
         self.paused = True  # the copies made here pass through the tape, too
         self.results_below = [
             tree_map(lambda v: v.now() if isinstance(v, _Remembered) else v, result)

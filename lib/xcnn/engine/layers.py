@@ -8,6 +8,15 @@ import torch
 
 from ..errors import InputError, nearest
 from .contract import backward, isolated, run
+from .layouts import (
+    Axes,
+    are_attention,
+    layout_by_shape,
+    layout_by_trial,
+    may_attend,
+    tokens,
+    trial_pictures,
+)
 
 ONE_POSITION = (1, 1)  # the size of a map after global pooling
 
@@ -19,9 +28,36 @@ def find_layer(module, layer):
     """
     parts = dict(module.named_modules())
     parts.pop("")
-    if layer not in parts:
+    if not isinstance(layer, str) or layer not in parts:
         raise InputError(f"no layer {layer!r} in this network; {nearest(layer, parts)}")
     return parts[layer]
+
+
+def layer_name(net, layer):
+    """The name of a layer that a caller may have given as a module, or not at all.
+
+    :param net: `Network`
+    :param layer: name or submodule; None: the last spatial layer
+    :raises InputError: a module of another network; several layers at once
+
+    >>> xcnn.engine.layers.layer_name(net, net.module.layer2)
+    'layer2'
+    """
+    if layer is None:
+        return net.layer
+    if isinstance(layer, torch.nn.Module):
+        names = [name for name, part in net.module.named_modules() if part is layer and name]
+        if not names:
+            raise InputError(
+                f"layer= is a {type(layer).__name__} that is not a part of {net.name}; "
+                "give its name, or a submodule of this very network"
+            )
+        return names[0]
+    if not isinstance(layer, str):
+        raise InputError(
+            f"layer= is one name or submodule, not {layer!r}; call the method once for each layer"
+        )
+    return layer
 
 
 @contextlib.contextmanager
@@ -64,9 +100,7 @@ def capture(module, layer, cut=True):
     seen = []
 
     def take(_module, _inputs, output):
-        if not isinstance(output, torch.Tensor):
-            kind = type(output).__name__
-            raise InputError(f"layer {layer!r} puts out {kind}, not a tensor; choose another layer")
+        check_tensor(output, layer)
         if cut:
             torch.set_grad_enabled(True)  # the caller's no_grad() ends it
             output = output.detach().clone().requires_grad_()
@@ -84,43 +118,102 @@ def capture(module, layer, cut=True):
         )
 
 
-def maps_of(net, layer, x):
-    """One forward pass: the scores, and a layer's maps, with a graph from the one to the other.
+def check_tensor(output, layer):
+    """Raise InputError where a layer puts out something else than a tensor."""
+    if not isinstance(output, torch.Tensor):
+        kind = type(output).__name__
+        raise InputError(f"layer {layer!r} puts out {kind}, not a tensor; choose another layer")
+
+
+def maps_of(net, layer, x, layout=None):
+    """One forward pass: what the network returns, and a layer's output, with a graph between them.
 
     :param net, x: from `ready`
-    :param layer: name of a module that puts out maps (N, C, h, w)
-    :return: S (N, K), and A (N, C, h, w), which requires a gradient
+    :param layer: name of a module that puts out maps
+    :param layout: (h, w) where it puts out tokens
+    :return: the network's output; the layer's output y, which requires a gradient; and the layout
+        that makes maps (N, C, h, w) of it, see `layouts`
     :raises InputError: unknown layer, or one that does not put out a map for each image
     """
     with torch.no_grad(), capture(net.module, layer) as seen:
-        S = run(net.module, x)
-    (A,) = seen
-    check_maps(A, layer, len(x))
-    return S, A
+        out = run(net.module, x)
+    (y,) = seen
+    return out, y, layout_of(net.module, y, layer, x, layout)
 
 
-def map_gradient(S_c, A, layer):
-    """dS_c / dA by a backward pass that stops at A, the maps of a layer.
+def layout_of(module, y, layer, x, layout=None):
+    """How a layer's output y holds the picture.
 
-    :param S_c, A: (N,) and (N, C, h, w), from `maps_of`
-    :return: (N, C, h, w)
+    :param module: nn.Module
+    :param layer: its name
+    :param x: (N, C, H, W), the images
+    :param layout: (h, w) where y are tokens
+    :return: `Axes` or `Tokens`
+    :raises InputError: where y is not a map of each image
+    """
+    if y.ndim and len(y) != len(x):
+        raise InputError(
+            f"layer {layer!r} puts out {len(y)} maps for {len(x)} images; explain them one by one"
+        )
+    if layout is not None:
+        return tokens(layout, y, layer)
+    if y.ndim == 3:
+        raise InputError(
+            f"layer {layer!r} puts out {tuple(y.shape)}, tokens and not maps (N, C, h, w); "
+            "give their rows and columns, such as layout=(14, 14), or choose another layer"
+        )
+    if y.ndim != 4:
+        raise InputError(
+            f"layer {layer!r} puts out {tuple(y.shape)}, not maps (N, C, h, w); "
+            "choose another layer"
+        )
+    order = None
+    if not may_attend(module) and not are_attention(y):
+        order = layout_by_shape(y.shape, *x.shape[2:])
+    if order is None:
+        order = _orders_by_trial(module, x, [layer]).get(layer)
+    if order is None:
+        raise InputError(
+            f"layer {layer!r} puts out {tuple(y.shape)}, which are not maps of the picture "
+            "(attention weights, perhaps); choose another layer"
+        )
+    return Axes(order)
+
+
+def _orders_by_trial(module, like, layers):
+    """Where layers have their channels, rows and columns: dict name -> order, None for no map.
+
+    The trial pictures run one by one: in some networks the images of a batch see each other.
+
+    :param like: (N, C, H, W), of the size, type and device of the pictures
+    :param layers: names
+    """
+    outputs = {layer: [] for layer in layers}
+
+    def note(layer):
+        def hook(_part, _inputs, output):
+            outputs[layer].append(output.detach().clone())
+
+        return hook
+
+    hooks = [(find_layer(module, layer), note(layer)) for layer in layers]
+    with hooked(hooks), isolated(grad=False):
+        for picture in trial_pictures(like).split(1):
+            run(module, picture)
+    return {
+        layer: layout_by_trial(torch.cat(seen), *like.shape[2:]) for layer, seen in outputs.items()
+    }
+
+
+def map_gradient(S_c, y, layer):
+    """dS_c / dy by a backward pass that stops at y, the output of a layer.
+
+    :param S_c, y: (N,) and the layer's output, from `maps_of`
+    :return: as y
     :raises InputError: where the score does not depend on the layer
     """
     refusal = f"the class score does not depend on layer {layer!r}; choose another layer"
-    return backward(S_c, A, refusal)
-
-
-def check_maps(A, layer, N):
-    """Raise InputError unless A holds the maps (N, C, h, w) of N images."""
-    if A.ndim != 4:
-        raise InputError(
-            f"layer {layer!r} puts out {tuple(A.shape)}, not maps (N, C, h, w); "
-            "choose another layer"
-        )
-    if len(A) != N:
-        raise InputError(
-            f"layer {layer!r} puts out {len(A)} maps for {N} images; explain them one by one"
-        )
+    return backward(S_c, y, refusal)
 
 
 @dataclass
@@ -158,7 +251,7 @@ def spatial_layers(module, like):
     Noise runs through the network once, without gradients, so the answer is the same for all
     images of a size.
 
-    :param like: image batch (N, 3, H, W) of that size, type and device
+    :param like: image batch (N, C, H, W) of that size, type and device
     :return: dict name -> (C, h, w), in the order of execution
     """
     runs = _map_runs(module, like)
@@ -187,9 +280,8 @@ def _map_runs(module, like):
                 and torch.equal(inputs[0], output)
             )
             has_weights = next(part.parameters(), None) is not None
-            size_in = tuple(inputs[0].shape[2:])
-            shape = tuple(output.shape[1:])
-            runs.append(MapRun(name, size_in, shape, idle=unchanged and not has_weights))
+            idle = unchanged and not has_weights
+            runs.append(MapRun(name, tuple(inputs[0].shape), tuple(output.shape), idle))
 
         return hook
 
@@ -198,7 +290,30 @@ def _map_runs(module, like):
     noise = torch.randn(1, *like.shape[1:], generator=generator).to(like)
     with hooked(hooks), isolated(grad=False):
         run(module, noise)
-    return runs
+    return _understood(runs, module, like)
+
+
+def _understood(runs, module, like):
+    """The runs that put out maps of the picture, with their sizes in the order channels, rows,
+    columns."""
+    height_width = like.shape[2:]
+    orders = {v.name: layout_by_shape(v.shape, *height_width) for v in runs}
+    if may_attend(module):
+        orders = {name: None for name in orders}
+    names = [map_run.name for map_run in runs]
+    unclear = [name for name, order in orders.items() if not order and names.count(name) == 1]
+    if unclear:
+        orders |= _orders_by_trial(module, like, unclear)
+    understood = []
+    for map_run in runs:
+        order = orders[map_run.name]
+        if order is None:
+            continue
+        order_in = layout_by_shape(map_run.size_in, *height_width) or order
+        shape = tuple(map_run.shape[dim] for dim in order)
+        size_in = tuple(map_run.size_in[dim] for dim in order_in[1:])
+        understood.append(MapRun(map_run.name, size_in, shape, map_run.idle))
+    return understood
 
 
 def _is_map(v):

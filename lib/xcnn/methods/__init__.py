@@ -17,7 +17,7 @@ from .lime import Surrogate, lime, lime_surrogates
 from .lrp import deep_taylor, lrp
 from .shap_cam import ShapleyValues, shap_cam, shap_cam_values
 
-PIXELS = "pixels"  # a map has three colours, (N, 3, H, W)
+PIXELS = "pixels"  # a map has the channels of x, (N, C, H, W)
 POSITIONS = "positions"  # a map has one value a place, (N, 1, H, W)
 
 _TABLE = (

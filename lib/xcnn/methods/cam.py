@@ -7,10 +7,11 @@ maps is the score, so the weighted sum itself says where the score comes from.
 import torch
 import torch.nn.functional as F
 
-from ..engine.contract import class_indices, isolated, run, to_image_size
-from ..engine.layers import find_layer
+from ..engine.contract import isolated, run, to_image_size
+from ..engine.layers import find_layer, layer_name
 from ..engine.operations import KIND
 from ..engine.tape import Tape, bind, by_position, tensors
+from ..engine.target import target_scores
 from ..errors import InputError
 from ..networks import ready
 
@@ -27,8 +28,9 @@ def cam(net, x, target=None, layer=None, relu=True):
 
     :param net: `Network` or nn.Module, in eval mode, that ends in global average pooling and one
         linear layer
-    :param x: (N, 3, H, W) float
-    :param target: class index or name, one per image, or None for each image's top class
+    :param x: (N, C, H, W) float
+    :param target: class index or name, one per image; None for each image's top class; `versus`; or
+        a function f of the scores, for which w_k = sum_c df/dS_c w_k^c
     :param layer: None, or the network's last spatial layer: CAM has no other
     :param relu: keep only what speaks for the class; False: the signed map of the paper, whose mean
         is the score less the bias
@@ -41,13 +43,16 @@ def cam(net, x, target=None, layer=None, relu=True):
     True
     """
     net, x = ready(net, x)
-    if layer is not None and layer != net.layer:
-        find_layer(net.module, layer)
+    if layer is not None and layer_name(net, layer) != net.layer:
+        find_layer(net.module, layer_name(net, layer))
         raise InputError(
             f"CAM exists only at the last spatial layer, {net.layer!r}; for {layer!r} use grad_cam"
         )
     S, A, W = _take_apart(net, x)
-    w = W[class_indices(S, target, net.classes)]
+    with isolated(grad=True):
+        S = S.detach().requires_grad_()
+        (dS,) = torch.autograd.grad(target_scores(S, target, net, len(x)).sum(), S)
+    w = dS @ W  # of a class its row of W
     M = torch.einsum("nk,nkyx->nyx", w, A)[:, None]
     return to_image_size(M.relu() if relu else M, x)
 
@@ -68,7 +73,7 @@ def _take_apart(net, x):
     watcher = HeadWatcher()
     with isolated(grad=False), Tape(watcher):
         S = run(net.module, x)
-    if not watcher.explains(S):
+    if not isinstance(S, torch.Tensor) or S.ndim != 2 or not watcher.explains(S):
         raise InputError(
             "CAM needs a head of global average pooling and one linear layer; "
             f"{net.name} has another. Use grad_cam"

@@ -3,22 +3,26 @@
 Source: Selvaraju et al. 2017. The gradient of the class score tells how much a map matters.
 """
 
-from ..engine.contract import class_scores, isolated, to_image_size
-from ..engine.layers import map_gradient, maps_of
+from ..engine.contract import isolated, to_image_size
+from ..engine.layers import layer_name, map_gradient, maps_of
+from ..engine.target import target_scores
 from ..networks import ready
 
 
-def grad_cam(net, x, target=None, layer=None, relu=True):
+def grad_cam(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k alpha_k A_k); alpha_k is the gradient of the class score, averaged over map k.
 
     Source: Selvaraju et al. 2017, arXiv 1610.02391, eq. 1 (alpha) and eq. 2 (L). The score is the
     logit, not the probability. The backward pass stops at the layer.
 
     :param net: `Network` or nn.Module, in eval mode
-    :param x: (N, 3, H, W) float
-    :param target: class index or name, one per image, or None for each image's top class
-    :param layer: name of a module that puts out maps (N, C, h, w); None: the last spatial layer
+    :param x: (N, C, H, W) float
+    :param target: class index or name, one per image; None for each image's top class; `versus`; or
+        a function of what the network returns
+    :param layer: a submodule that puts out maps, or its name; None: the last spatial layer. Maps
+        with their channels last, (N, h, w, C), are understood
     :param relu: keep only what speaks for the class, as the paper does; False: the signed map
+    :param layout: (h, w) of a layer that puts out tokens (N, T, C): the last h w are the map's rows
     :return: (N, 1, H, W), not normalised, enlarged bilinearly from h x w
     :raises InputError: see `ready`; unknown layer; a layer that does not put out maps, or on which
         the score does not depend
@@ -29,11 +33,12 @@ def grad_cam(net, x, target=None, layer=None, relu=True):
     True
     """
     net, x = ready(net, x)
-    layer = net.layer if layer is None else layer
+    layer = layer_name(net, layer)
     with isolated(grad=True):
-        S, A = maps_of(net, layer, x)
-        S_c = class_scores(S, target, net.classes)
-        dA = map_gradient(S_c, A, layer)
+        out, y, its_layout = maps_of(net, layer, x, layout)
+        S_c = target_scores(out, target, net, len(x))
+        dA = its_layout.maps(map_gradient(S_c, y, layer))
+        A = its_layout.maps(y)
         alpha = dA.mean((2, 3), keepdim=True)
         L = (alpha * A).sum(1, keepdim=True)
         return to_image_size(L.relu() if relu else L, x)

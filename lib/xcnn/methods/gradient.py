@@ -9,16 +9,17 @@ import warnings
 
 from ..engine.contract import (
     backward,
-    class_scores,
     isolated,
     no_gradient_message,
     one_question,
     run,
     unit_values,
 )
-from ..engine.layers import capture
+from ..engine.layers import capture, layer_name
 from ..engine.relu import ReLUBackward, ReLUInterceptor
 from ..engine.tape import Tape
+from ..engine.target import target_scores
+from ..engine.wrappers import GRADIENT, INSIDE
 from ..networks import ready
 
 
@@ -29,14 +30,14 @@ def gradient(net, x, target=None, layer=None, unit=None):
     |w| over the colour channels; this one is signed, for each channel.
 
     :param net: `Network` or nn.Module, in eval mode
-    :param x: (N, 3, H, W) float
-    :param target: class index or name, one per image, or None for each image's top class
+    :param x: (N, C, H, W) float
+    :param target: class index or name, one per image; None for each image's top class; `versus`; or
+        a function of what the network returns
     :param layer, unit: instead of a target, an inner unit: (channel, y, x) of the layer's maps
         (N, C, h, w), or a channel alone, which means the position in each image where this channel
         is largest
-    :return: (N, 3, H, W), same dtype as x
-    :raises InputError: see `ready` and `contract.class_indices`; unknown layer, a unit that is not
-        in it
+    :return: (N, C, H, W), same dtype as x
+    :raises InputError: see `ready` and `target_scores`; unknown layer, a unit that is not in it
 
     >>> R = xcnn.gradient(net, x, "clock")
     >>> pixels_that_lower_the_score = (R < 0).any(1)
@@ -58,16 +59,19 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
 
     :param rules: one entry per map. None: the plain gradient. Otherwise a function (g, passed) that
         returns the gradient to send below each ReLU, see `ReLUBackward`
-    :return: list of (N, 3, H, W), a map for each rule
+    :return: list of (N, C, H, W), a map for each rule
     """
-    net, x = ready(net, x)
     one_question(target, layer, unit)
+    plain = layer is None and not any(rules)
+    net, x = ready(net, x, GRADIENT if plain else INSIDE)
     relu_backward = ReLUBackward()
     relus = ReLUInterceptor(relu_backward.watch)
     with isolated(grad=True):
         x = x.clone().requires_grad_()
         with Tape(relus) if any(rules) else contextlib.nullcontext():
             score = _score(net, x, target, layer, unit)
+        if any(rules):
+            relus.count += relu_backward.watch_unseen(score, net.name)
         maps = []
         for count, rule in enumerate(rules, start=1):
             relu_backward.rule = rule
@@ -80,7 +84,8 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
 def _score(net, x, target, layer, unit):
     """The class score, or the value of the inner unit, (N,), from one forward pass."""
     if layer is None:
-        return class_scores(run(net.module, x), target, net.classes)
+        return target_scores(run(net.module, x), target, net, len(x))
+    layer = layer_name(net, layer)
     with capture(net.module, layer, cut=False) as seen:
         run(net.module, x)
     return unit_values(seen[0], layer, unit)

@@ -30,16 +30,16 @@ def guided_backprop(net, x, target=None, layer=None, unit=None):
     return pixel_gradient(net, x, target, layer, unit, guided_rule)
 
 
-def guided_grad_cam(net, x, target=None, layer=None):
+def guided_grad_cam(net, x, target=None, layer=None, layout=None):
     """Guided backprop times Grad-CAM, pixel by pixel: fine and class-specific.
 
     Source: Selvaraju et al. 2017, arXiv 1610.02391, section 3.2. Arguments and errors as in
     `grad_cam`.
 
-    :return: (N, 3, H, W), same dtype as x
+    :return: (N, C, H, W), same dtype as x
 
     >>> R = xcnn.guided_grad_cam(net, x, "clock")
     >>> torch.equal(R, xcnn.guided_backprop(net, x, "clock") * xcnn.grad_cam(net, x, "clock"))
     True
     """
-    return guided_backprop(net, x, target) * grad_cam(net, x, target, layer)
+    return guided_backprop(net, x, target) * grad_cam(net, x, target, layer, layout=layout)

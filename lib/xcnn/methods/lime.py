@@ -12,14 +12,18 @@ import torch
 from skimage.segmentation import slic
 from sklearn.linear_model import Ridge
 
-from ..engine.contract import class_indices, isolated, run
+from ..engine import wrappers
+from ..engine.contract import isolated, run
 from ..engine.fast import run_many
+from ..engine.progress import progress, timed
+from ..engine.target import one_by_one, target_values
 from ..errors import InputError, one_of
 from ..networks import ready
 
 HIDDEN = ("mean", "grey", "black")
 GREY = {"grey": 0.5, "black": 0}  # what a hidden pixel shows, from 0 (black) to 1 (white)
 SCORES = ("probability", "logit")
+MAX_BATCH_PIXELS = 64 * 224**2  # in the copies that go through the network at once
 MAX_SEED = 2**32 - 1  # NumPy takes no larger one
 
 
@@ -74,19 +78,22 @@ def lime(
     SLIC is told how many superpixels to start from; smooth pictures end with fewer.
 
     :param net: `Network` or nn.Module, in eval mode
-    :param x: (N, 3, H, W) float
-    :param target: class index or name, one per image, or None for each image's top class
+    :param x: (N, C, H, W) float
+    :param target: class index or name, one per image; None for each image's top class; `versus`; or
+        a function of what the network returns
     :param segments: how many superpixels, roughly; or your own: (H, W) or (N, H, W) integers, one
         value per superpixel
     :param samples: how many copies of the picture are scored, the whole one among them
     :param hidden: what a hidden superpixel shows: its own "mean" colour, "grey" or "black"
-    :param score: what the surrogate learns: the class's "probability", or its "logit"
+    :param score: what the surrogate learns of a class: its "probability", or its "logit". What
+        `versus` or a function gives is learned as it is
     :param kernel_width: how fast a sample loses weight with its distance; > 0
     :param alpha: strength of the ridge, >= 0; it pulls all weights towards 0, more strongly with
         fewer samples
     :param seed: of the random draws, the same for each image, below 2^32; the caller's random state
         is left alone
-    :param batch: how many samples go through the network at once
+    :param batch: how many samples go through the network at once, at most; of a large picture
+        fewer do, so that memory stays bounded
     :return: (N, 1, H, W), signed, constant on each superpixel
     :raises InputError: see `ready`; an option that is unknown or out of range; segments of another
         size
@@ -130,18 +137,19 @@ def lime_surrogates(
     one_of("hidden", hidden, HIDDEN)
     one_of("score", score, SCORES)
     _check_numbers(segments, samples, batch, seed, kernel_width, alpha)
-    net, x = ready(net, x)
+    net, x = ready(net, x, wrappers.SCORES)
     surrogates = []
     with isolated(grad=False):
-        targets = class_indices(run(net.module, x), target, net.classes).tolist()
-        for image, cut, c in zip(x, _cuts(net, x, segments), targets, strict=True):
-            z = _draws(samples, cut.max() + 1, seed)
-            scores = _scores(net, image, cut, z, hidden, batch)
-            if score == "probability":
-                scores = scores.softmax(1)
-            f = scores[:, c].cpu().numpy()
-            pi = np.sqrt(np.exp(-((1 - np.sqrt(z.mean(1))) ** 2) / kernel_width**2))
-            surrogates.append(Surrogate(cut, *fit(z, f, pi, alpha), z, f, pi))
+        out, seconds = timed(lambda: run(net.module, x))
+        targets = one_by_one(out, target, net, len(x))
+        runs = len(x) * samples
+        with progress(f"LIME: {runs:,} runs", runs, seconds / len(x)) as done:
+            for image, cut, its_target in zip(x, _cuts(net, x, segments), targets, strict=True):
+                z = _draws(samples, cut.max() + 1, seed)
+                pictures = _altered(net, image, cut, z, hidden, batch)
+                f = _values(net, pictures, its_target, score, done)
+                pi = np.sqrt(np.exp(-((1 - np.sqrt(z.mean(1))) ** 2) / kernel_width**2))
+                surrogates.append(Surrogate(cut, *fit(z, f, pi, alpha), z, f, pi))
     return surrogates
 
 
@@ -168,16 +176,25 @@ def _draws(samples, superpixels, seed):
     return z
 
 
-def _scores(net, image, cut, z, hidden, batch):
-    """The network's scores (samples, K) float64 for copies of an image with superpixels hidden."""
+def _altered(net, image, cut, z, hidden, batch):
+    """Batches of copies of an image (C, H, W), in which the superpixels not in z are hidden."""
     z = torch.from_numpy(z).to(image.device)
     superpixel = torch.from_numpy(cut).to(image.device)
     blank = _blank(net, image, cut, hidden)
-    scores = []
-    for rows in z.split(batch):
+    pixels = superpixel.numel()
+    for rows in z.split(min(batch, max(1, MAX_BATCH_PIXELS // pixels))):
         shown = rows[:, superpixel][:, None]
-        scores.append(run_many(net.module, torch.where(shown, image, blank)))
-    return torch.cat(scores).double()
+        yield torch.where(shown, image, blank)
+
+
+def _values(net, pictures, target, score, done):
+    """The target's value for batches of pictures, as one array of float64."""
+    values = []
+    for batch in pictures:
+        out = run_many(net.module, batch)
+        values.append(target_values(out, target, net, len(batch), score).cpu().double())
+        done(len(batch))
+    return torch.cat(values).numpy()
 
 
 def superpixels(picture, n):
@@ -225,11 +242,11 @@ def _own_cuts(segments, x):
 
 
 def _blank(net, image, cut, hidden):
-    """The image (3, H, W) with every superpixel hidden."""
+    """The image (C, H, W) with every superpixel hidden."""
     if hidden != "mean":
         return net.normalise(GREY[hidden]).to(image).expand_as(image)
     superpixel = torch.from_numpy(cut).to(image.device).flatten()
     pixels = np.bincount(cut.ravel())
-    total = image.new_zeros(3, len(pixels)).index_add_(1, superpixel, image.flatten(1))
+    total = image.new_zeros(len(image), len(pixels)).index_add_(1, superpixel, image.flatten(1))
     mean = total / torch.from_numpy(pixels).to(image)
     return mean[:, superpixel].view_as(image)

@@ -17,17 +17,29 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.contract import class_indices, isolated, to_image_size
+from ..engine.contract import isolated, to_image_size
 from ..engine.head import Head
-from ..engine.layers import check_maps, hooked
+from ..engine.layers import hooked, layer_name, layout_of
+from ..engine.layouts import Axes
+from ..engine.progress import progress, timed
+from ..engine.target import (
+    class_outputs,
+    is_function,
+    one_by_one,
+    target_scores,
+    target_values,
+)
 from ..errors import InputError, one_of
-from ..networks import ready
+from ..networks import as_network, ready
 from . import shapley
 
 SCORES = ("logit", "probability")
 BASELINES = ("mean", "zero")
 ESTIMATORS = ("auto", "exact", "permutation", "path")
 MAX_BATCH_NUMBERS = 2**25  # numbers in the maps that go through a head at once
+MAX_ORDERS = 256  # of arrival, where the caller does not say how many
+MAX_RUNS = 2**14  # of the head, to which the default number of orders is cut
+MIN_ORDERS = 8
 MAX_CORRECTION = 0.2  # relative size of the second-order term; above it "auto" samples instead
 
 
@@ -60,7 +72,7 @@ def shap_cam(
     score="logit",
     baseline="mean",
     estimator="auto",
-    samples=256,
+    samples=None,
     seed=0,
     relu=True,
 ):
@@ -70,15 +82,19 @@ def shap_cam(
     scores and the second-order path integral for probabilities are derived in chapter 7.
 
     :param net: `Network` or nn.Module, in eval mode
-    :param x: (N, 3, H, W) float
-    :param target: class index or name, one per image, or None for each image's top class
-    :param layer: name of a module that puts out maps (N, C, h, w); None: the last spatial layer
-    :param score: "logit", or "probability" after the softmax
+    :param x: (N, C, H, W) float
+    :param target: class index or name, one per image; None for each image's top class; `versus`; or
+        a function of what the network returns
+    :param layer: a submodule that puts out maps, or its name; None: the last spatial layer
+    :param score: of a class: "logit", or its "probability". What `versus` or a function gives is
+        taken as it is
     :param baseline: what an absent position shows: "mean" of its channels, or "zero"
     :param estimator: "exact" (all coalitions, at most 20 positions), "permutation" (unbiased),
         "path" (probabilities, heads with a table), or "auto": the closed form or the path integral
         where they hold and can be trusted
-    :param samples: orders of arrival, where permutations are needed
+    :param samples: orders of arrival, where permutations are needed; None: 256, and fewer at layers
+        of many positions, where each order needs as many runs of the head. What will take longer
+        than a few seconds says so first, and shows a bar
     :param seed: of the random orders
     :param relu: keep only what speaks for the class; False: the signed map
     :return: (N, 1, H, W), enlarged bilinearly
@@ -102,7 +118,7 @@ def shap_cam_values(
     score="logit",
     baseline="mean",
     estimator="auto",
-    samples=256,
+    samples=None,
     seed=0,
 ):
     """The Shapley values of a layer's positions, how they were computed, and how far off they are.
@@ -119,22 +135,40 @@ def shap_cam_values(
     one_of("baseline", baseline, BASELINES)
     one_of("estimator", estimator, ESTIMATORS)
     net, x = ready(net, x)
-    layer = net.layer if layer is None else layer
-    heads = [Head(net.module, image[None], layer) for image in x]
-    check_maps(heads[0].A, layer, N=1)
-    S = torch.cat([head.S for head in heads])
-    targets = class_indices(S, target, net.classes).tolist()
-    games = [Game(head, c, score, baseline) for head, c in zip(heads, targets, strict=True)]
-    return [_solve(game, estimator, samples, seed) for game in games]
+    layer = layer_name(net, layer)
+    heads = [Head(net.module, image, layer) for image in x.split(1)]
+    values = []
+    for head, its_target in zip(heads, _targets(heads, target, net), strict=True):
+        layout = layout_of(net.module, head.A, layer, head.x)
+        orders = samples or _default_orders(layout.maps(head.A))
+        game = Game(head, its_target, score, baseline, net, layout)
+        values.append(_solve(game, estimator, orders, seed))
+    return values
+
+
+def _targets(heads, target, net):
+    """The settled target of each image."""
+    outputs = [head.S for head in heads]
+    if is_function(target):
+        target_scores(outputs[0], target, net, N=1)
+        return [target] * len(heads)
+    S = torch.cat([class_outputs(out, N=1) for out in outputs])
+    return one_by_one(S, target, net, len(heads))
+
+
+def _default_orders(A):
+    """How many orders of arrival there are if the caller does not say: fewer for more positions."""
+    positions = A[0, 0].numel()
+    return max(MIN_ORDERS, min(MAX_ORDERS, MAX_RUNS // (positions + 1)))
 
 
 def _solve(game, estimator, samples, seed):
     """The Shapley values of one game, by the estimator asked for."""
     has_table = game.L is not None
-    if estimator == "path" and not has_table:
+    if estimator == "path" and (not has_table or game.softmax_table() is None):
         raise InputError(
-            "this head is not position-wise, so there is no path integral; "
-            "use estimator='permutation'"
+            "there is a path integral for the probability of a class alone, and not where the "
+            "head is not position-wise; use estimator='permutation'"
         )
     if estimator == "exact":
         if game.P > shapley.MAX_PLAYERS:
@@ -145,9 +179,12 @@ def _solve(game, estimator, samples, seed):
         return _result(game, "exact", shapley.exact(game, game.P), error=0.0)
     if estimator == "permutation" or not has_table:
         return _result(game, "permutations", *_sampled(game, samples, seed))
-    if game.score == "logit":
-        return _result(game, "closed form", game.L[:, game.c], error=0.0)
-    phi, delta = shapley.path(game.L, game.b, game.c)
+    if game.is_affine():
+        return _result(game, "closed form", game.of_each_position(), error=0.0)
+    table = game.softmax_table()
+    if table is None:
+        return _result(game, "Sobol permutations", *_sampled(game, samples, seed, sobol=True))
+    phi, delta = shapley.path(*table)
     if estimator == "auto" and delta > MAX_CORRECTION:
         return _result(game, "Sobol permutations", *_sampled(game, samples, seed, sobol=True))
     return _result(game, "path", phi, delta)
@@ -155,13 +192,27 @@ def _solve(game, estimator, samples, seed):
 
 def _sampled(game, samples, seed, sobol=False):
     """phi (P,), and its standard error as a share of |phi|."""
-    phi, error = shapley.permutations(game, game.P, samples, seed, sobol)
+    _, seconds = timed(lambda: game(_nobody_and_all(game.P)))
+    runs = samples * (game.P + 1)
+    with progress(f"Shap-CAM: {runs:,} runs above the layer", runs, seconds / 2) as game.done:
+        phi, error = shapley.permutations(game, game.P, samples, seed, sobol)
     return phi, error.norm() / phi.norm().clamp(min=shapley.TINY)
 
 
+def _adds_up(half, other_half, nobody, everybody):
+    """Are two halves of the players worth together what all are worth, up to rounding?"""
+    difference = (half + other_half - nobody - everybody).abs().max()
+    scale = torch.stack([half, other_half, nobody, everybody]).abs().max()
+    return bool(difference <= torch.finfo(half.dtype).eps ** 0.5 * scale)
+
+
+def _nobody_and_all(P):
+    """The empty coalition and that of all P players, (2, P) bool."""
+    return torch.tensor([[False], [True]]).expand(2, P)
+
+
 def _result(game, estimator, phi, error):
-    nobody_and_all = torch.tensor([[False], [True]]).expand(2, game.P)
-    ends = game(nobody_and_all)
+    ends = game(_nobody_and_all(game.P))
     gain = (ends[1] - ends[0]).item()
     return ShapleyValues(phi.view(game.h, game.w), gain, estimator, float(error))
 
@@ -170,44 +221,86 @@ class Game:
     """v: coalitions (B, P) bool -> the score of class c, (B,), where only their positions are seen.
 
     :param head: `Head`, the network above the layer, for one image
-    :param c: index of the class
-    :param score: "logit", or "probability"
+    :param c: index of the class; or a settled `Contrast`, or a function of what the head returns
+    :param score: "logit", or "probability" of a class
     :param baseline: what an absent position shows: "mean", or "zero"
+    :param net: `Network`, for its `activation`; None: the head's module with the usual one
+    :param layout: how the layer's output holds its maps, see `engine.layouts`
 
     L (P, K), b (K,): the table of a position-wise head, else None. D (P, M), d (M,): the table of
-    the first fully connected layer of another head, where there is one, else None.
+    the first fully connected layer of another head, where there is one, else None. done: None, or a
+    function that is told how many maps have gone through the head.
     """
 
+    done = None
     L = None
     b = None
     D = None
     d = None
 
-    def __init__(self, head, c, score="logit", baseline="mean"):
+    def __init__(self, head, c, score="logit", baseline="mean", net=None, layout=None):
         self.head = head
         self.c = c
         self.score = score
-        self.h, self.w = head.A.shape[2:]
+        self.net = as_network(head.module) if net is None else net
+        self.layout = Axes() if layout is None else layout
+        A = self.layout.maps(head.A)
+        self.h, self.w = A.shape[2:]
         self.P = self.h * self.w
-        self.A = head.A[0].flatten(1).T
+        self.A = A[0].flatten(1).T
         self.base = self.A.mean(0) if baseline == "mean" else torch.zeros_like(self.A[0])
-        if not self._make_position_table():
+        returns_scores = isinstance(head.S, torch.Tensor) and head.S.ndim == 2
+        if returns_scores and not self._make_position_table():
             self._make_linear_table()
 
     def __call__(self, S):
-        scores = self.scores(S).double()
-        if self.score == "probability":
-            scores = scores.softmax(1)
-        return scores[:, self.c]
-
-    def scores(self, S):
-        """All K class scores of coalitions, (B, K), by the quickest way there is."""
+        """By the quickest way there is."""
         if self.L is not None:
-            return self._from_position_table(S)
+            return self.value(self._from_position_table(S), len(S))
         if self.D is not None:
-            return self._from_linear_table(S)
+            return self.value(self._from_linear_table(S), len(S))
         at_once = max(1, MAX_BATCH_NUMBERS // self.A.numel())
-        return torch.cat([self._from_maps(part) for part in S.split(at_once)])
+        parts = S.split(at_once)
+        return torch.cat([self.value(self._from_maps(part), len(part)) for part in parts])
+
+    def value(self, out, B):
+        """What is asked of the scores (B, K), or of whatever else the head returns: (B,) float64.
+
+        A function of the caller's sees what the network would return.
+        """
+        if isinstance(out, torch.Tensor) and not is_function(self.c):
+            out = out.double()
+        return target_values(out, self.c, self.net, B, self.score).double()
+
+    def is_affine(self):
+        """Is the value affine in the scores, so that each position adds what it adds alone?"""
+        if isinstance(self.c, int) and self.score == "logit":
+            return True
+        return self._gives_the_same(self._added_up, self.__call__, torch.float64)
+
+    def of_each_position(self):
+        """What each position adds to the baseline's value, alone: (P,)."""
+        return self.value(self.b + self.L, self.P) - self.value(self.b[None], 1)
+
+    def _added_up(self, S):
+        return self.value(self.b[None], 1) + S.to(self.L) @ self.of_each_position()
+
+    def softmax_table(self):
+        """L, b and c for which the value is softmax(b + sum L_i)_c; None where it is not one.
+
+        A sigmoid is the softmax of the score and 0.
+        """
+        is_class = isinstance(self.c, int)
+        if not is_class or self.score != "probability":
+            return None
+        activation = self.net.activation_of(self.head.S)
+        if activation == "softmax":
+            return self.L, self.b, self.c
+        if activation == "sigmoid":
+            own = [self.c, self.c]
+            of_none = torch.tensor([0.0, 1.0]).to(self.L)
+            return self.L[:, own] * of_none, self.b[own] * of_none, 1
+        return None
 
     def maps(self, S):
         """The layer's maps (B, C, h, w) where only the positions in S are present."""
@@ -215,7 +308,13 @@ class Game:
         return torch.where(present, self.A, self.base).mT.unflatten(2, (self.h, self.w))
 
     def _from_maps(self, S):
-        return self.head(self.maps(S))
+        if self.done:
+            self.done(len(S))
+        return self._head_of(self.maps(S))
+
+    def _head_of(self, maps):
+        """What the head returns for maps (B, C, h, w)."""
+        return self.head(self.layout.output(maps, self.head.A))
 
     def _from_position_table(self, S):
         return self.b + S.to(self.L) @ self.L
@@ -230,12 +329,12 @@ class Game:
         """
         pixels = torch.cat([self.A, self.base[None]])[:, :, None, None]
         try:
-            g = self.head(pixels).double()
+            g = self._head_of(pixels).double()
         except (RuntimeError, InputError):  # the head wants maps of its own size
             return False
         self.L = (g[:-1] - g[-1]) / self.P
         self.b = g[-1]
-        if not self._gives_the_same(self._from_position_table):
+        if not self._gives_the_same(self._from_position_table, self._from_maps, self.A.dtype):
             self.L = None
             self.b = None
         return self.L is not None
@@ -247,22 +346,25 @@ class Game:
         """
         if self.P * self.A.numel() > 4 * MAX_BATCH_NUMBERS:  # all positions alone, at once
             return
-        name, h = self._first_linear_output()
-        if name is None or h.ndim != 2:
+        generator = torch.Generator().manual_seed(0)
+        half = torch.rand(1, self.P, generator=generator) < 0.5
+        _, h = self._first_linear_output(torch.cat([half, ~half, _nobody_and_all(self.P)]))
+        if h is None or h.ndim != 2 or not _adds_up(*h):
             return
+        each_alone_then_nobody = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0
+        name, h = self._first_linear_output(each_alone_then_nobody)
         self.above = Head(self.head.module, self.head.x, name)
         self.D = h[:-1] - h[-1]
         self.d = h[-1]
-        if not self._gives_the_same(self._from_linear_table):
+        if not self._gives_the_same(self._from_linear_table, self._from_maps, self.A.dtype):
             self.D = None
             self.d = None
 
-    def _first_linear_output(self):
-        """Name and output of the first fully connected layer above, for each position alone.
+    def _first_linear_output(self, S):
+        """Name and output of the first fully connected layer above, for coalitions (B, P).
 
-        The last row is that of the empty coalition. (None, None) where there is no such layer.
+        (None, None) where there is no such layer.
         """
-        each_alone_then_nobody = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0
         outputs = []
         layer_has_run = []
 
@@ -284,11 +386,11 @@ class Game:
             if isinstance(part, torch.nn.Linear)
         ]
         with hooked([(self.head.layer, note_layer), *linear]):
-            self._from_maps(each_alone_then_nobody)
+            self._from_maps(S)
         return outputs[0] if outputs else (None, None)
 
-    def _gives_the_same(self, table):
-        """Does a table give the head's scores for nobody, for all, and for random coalitions?
+    def _gives_the_same(self, table, way, dtype):
+        """Does a table give what another way gives for nobody, for all, and for some coalitions?
 
         Only differences of the size of rounding errors are accepted. An almost additive head is
         refused.
@@ -297,12 +399,11 @@ class Game:
         generator = torch.Generator().manual_seed(0)
         share = torch.rand(draws, self.P, generator=generator)
         S = share < torch.rand(draws, 1, generator=generator)
-        nobody_and_all = torch.tensor([[False], [True]]).expand(2, self.P)
-        S = torch.cat([S, nobody_and_all])
+        S = torch.cat([S, _nobody_and_all(self.P)])
         with isolated(grad=False):
             scores = table(S).double()
-            wanted = self._from_maps(S).double()
-        eps = torch.finfo(self.A.dtype).eps
+            wanted = way(S).double()
+        eps = torch.finfo(dtype).eps
         # Errors grow with the differences between coalitions and with the scores themselves.
         span = (wanted - wanted[:1]).abs().max()
         tolerance = eps**0.5 * span + 100 * eps * wanted.abs().max()

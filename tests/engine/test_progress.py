@@ -1,0 +1,64 @@
+"""Long work says how long it will take; short work says nothing."""
+
+import pytest
+import torch
+import xcnn
+from torch import nn
+from xcnn.engine.progress import progress, timed
+
+
+def work(runs, seconds):
+    with progress("LIME", runs, seconds) as done:
+        for _ in range(runs):
+            done(1)
+
+
+def test_short_work_shows_nothing(capsys):
+    work(10, 0.4)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(1, "about 10 s"), (60, "about 10 min")])
+def test_long_work_says_how_long(capsys, seconds, says):
+    work(10, seconds)
+    shown = capsys.readouterr().err
+    assert f"LIME, {says}" in shown
+
+
+def test_the_seconds_of_a_call():
+    value, seconds = timed(lambda: 3)
+    assert value == 3 and 0 <= seconds < 60
+
+
+class Slow(nn.Module):
+    """A network whose every run takes what the test says it takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().flatten(1).square())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("lime", {"samples": 12, "segments": 4}, "LIME: 12 runs, about"),
+        ("shap_cam", {"samples": 3}, r"Shap-CAM: 111 runs above the layer, about"),
+    ],
+)
+def test_methods_that_run_the_network_many_times_say_so(monkeypatch, capsys, method, options, says):
+    monkeypatch.setattr("xcnn.engine.progress.SHOWN_FROM", 0)
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    xcnn.METHODS[method](Slow().eval(), x, 1, **options)
+    assert says in capsys.readouterr().err
+
+
+def test_fewer_orders_where_there_are_many_positions():
+    from xcnn.methods.shap_cam import MAX_ORDERS, MAX_RUNS, MIN_ORDERS, _default_orders
+
+    assert _default_orders(torch.zeros(1, 2, 7, 7)) == MAX_ORDERS
+    assert _default_orders(torch.zeros(1, 2, 28, 28)) == MAX_RUNS // 785 == 20
+    assert _default_orders(torch.zeros(1, 2, 112, 112)) == MIN_ORDERS
