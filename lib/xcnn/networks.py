@@ -362,7 +362,7 @@ def ready(net, x, needs=INSIDE):
 
     :param net: `Network` or nn.Module, in eval mode
     :param x: (N, C, H, W) float, finite
-    :param needs: what the method needs of the network, see `engine.wrappers`
+    :param needs: what the method needs of the network, see engine/wrappers.py
     :return: `Network`, whose layers are those for the size of x, also for a bare module; and x,
         detached from the caller's graph
     :raises InputError: a network in train mode, or one that cannot be looked into; an x of another

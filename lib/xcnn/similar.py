@@ -526,9 +526,11 @@ class Index:
         :raises InputError: a file that is missing or broken; another network, or other weights
 
         >>> xcnn.similar.Index(net).save(folder / "photos.index")
-        >>> xcnn.similar.Index.load(folder / "photos.index", xcnn.load("vgg_s"))
-        Traceback (most recent call last):
-        xcnn.errors.InputError: ...photos.index was made with resnet_s, not with vgg_s; ...
+        >>> try:
+        ...     xcnn.similar.Index.load(folder / "photos.index", xcnn.load("vgg_s"))
+        ... except xcnn.InputError as error:
+        ...     print(error)
+        /...photos.index was made with resnet_s, not with vgg_s; ...
         """
         path = _absolute(path)
         about, tensors, names = _read(path)

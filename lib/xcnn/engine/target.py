@@ -230,9 +230,11 @@ def class_outputs(out, N):
     :return: out
     :raises InputError: where it is something else, with a function that would do as target
 
-    >>> xcnn.engine.target.class_outputs({"out": torch.zeros(1, 5)}, N=1)
-    Traceback (most recent call last):
-    xcnn.errors.InputError: the network returned dict with 'out' for 1 images. ...
+    >>> try:
+    ...     xcnn.engine.target.class_outputs({"out": torch.zeros(1, 5)}, N=1)
+    ... except xcnn.InputError as error:
+    ...     print(error)
+    the network returned dict with 'out' for 1 images. ...such as target=lambda out: out['out'][:, 0]
     """
     if isinstance(out, torch.Tensor) and out.ndim == 2 and len(out) == N:
         return out

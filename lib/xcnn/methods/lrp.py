@@ -75,9 +75,9 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
         a function f of what the network returns. R starts with S_k df/dS_k: of a class its score
     :param rule: one of the names above, or a function (kind, index, name) -> rule for each layer: a
         name, (name, {parameter: value}), or a rule of your own, a function (layer, R) -> relevance
-        of the layer's inputs, see `lrp_rules.Layer`. kind is "conv", "linear" or "norm" (batch norm
-        on its own), index counts the conv and linear layers as they run (norm: the layer that comes
-        next), name is the submodule's
+        of the layer's inputs (`lrp_rules` says what a layer has). kind is "conv", "linear" or
+        "norm" (batch norm on its own), index counts the conv and linear layers as they run (norm:
+        the layer that comes next), name is the submodule's
     :param parameters: of the rules, as the table names them
     :return: (N, C, H, W), same dtype as x, signed
     :raises InputError: see `ready`; unknown rule or parameter; an operation that has no rule, with
