@@ -210,6 +210,8 @@ def test_rules_that_are_one():
     x = images("resnet_s")[:2]
     assert torch.equal(deep_taylor(net, x, 3), lrp(net, x, 3, "deep_taylor"))
     assert torch.equal(deep_taylor(net, x, 3), lrp(net, x, 3, "zB"))
+    bounds = {"low": -4, "high": [3.0, 4.0, 5.0]}
+    assert torch.equal(deep_taylor(net, x, 3, **bounds), lrp(net, x, 3, "zB", **bounds))
     assert torch.equal(lrp(net, x, 3), lrp(net, x, 3, "epsilon_plus"))
     # resnet_s has units without a positive contribution; z+ loses nothing there
     other = network("googlenet_s")

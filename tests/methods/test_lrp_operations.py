@@ -210,6 +210,13 @@ class Bare(SqueezeExcitation):
         return y.mul_(self.gate(y))
 
 
+class ShapeOfTheMap(SqueezeExcitation):
+    """A gate as large as the map, and the map multiplied into it in place."""
+
+    def forward(self, y):
+        return self.gate(y).expand_as(y).clone().mul_(y)
+
+
 GATES = {
     "sigmoid": SqueezeExcitation(nn.Sigmoid()),
     "gate first": SqueezeExcitation(torch.sigmoid, order=-1),
@@ -218,6 +225,8 @@ GATES = {
     "clamped": SqueezeExcitation(lambda g: (0.2 * g + 0.5).clamp(0, 1)),
     "tanh": SqueezeExcitation(nn.Tanh()),
     "scaled and moved": SqueezeExcitation(lambda g: 2 * g.sigmoid().flatten(1)[:, :, None, None]),
+    "changed in place": SqueezeExcitation(lambda g: g.sigmoid_().mul_(2).expand(-1, -1, 8, 8)),
+    "shape of the map": ShapeOfTheMap(torch.sigmoid),
     "complement": SqueezeExcitation(lambda g: 1 - g.sigmoid().expand(-1, -1, 8, 8)),
     "channels by convolution": ChannelsByConvolution(),
     "places": Places(),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision.models as zoo
 from torch import nn
 from xcnn import InputError
-from xcnn.methods.lrp import lrp
+from xcnn.methods.lrp import deep_taylor, lrp
 from xcnn.methods.lrp_composites import COMPOSITES
 
 from tests.helpers.oracles import HIGH, LOW, assert_near, batch, differs, network
@@ -308,6 +308,8 @@ def test_pixels_outside_of_their_bounds_are_refused_and_the_advice_works(x, says
     low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
     R = lrp(net, x, 1, rule, low=low, high=high)
     assert R.isfinite().all() and R.abs().max() > 0
+    if rule == "deep_taylor":
+        assert torch.equal(deep_taylor(net, x, 1, low=low, high=high), R)
     tight = lrp(net, x, 1, rule, low=low - 1e-4 * (high - low), high=high)
     assert not differs(R, tight)
 

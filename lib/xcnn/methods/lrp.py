@@ -110,14 +110,16 @@ def lrp(net, x, target=None, rule="epsilon_plus", **parameters):
         return backward(values, x, no_gradient_message(net), start=relevance)
 
 
-def deep_taylor(net, x, target=None):
+def deep_taylor(net, x, target=None, low=None, high=None):
     """Deep Taylor decomposition: LRP with z+ in every layer and zB at the pixels.
 
     Each rule is a Taylor expansion of a neuron. Source: Montavon et al. 2017, arXiv 1512.02479,
     z+-rule and zB-rule. Arguments, shape and errors as in `lrp`.
 
+    :param low, high: bounds of the pixels, as for the rule "zB"; None: black and white, normalised
+
     >>> R = xcnn.deep_taylor(net, x, "clock")
     >>> tuple(R.shape)
     (1, 3, 128, 128)
     """
-    return lrp(net, x, target, "deep_taylor")
+    return lrp(net, x, target, "deep_taylor", low=low, high=high)
