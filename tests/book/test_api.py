@@ -142,7 +142,7 @@ def test_page_is_made_from_the_docstrings(built):
     html = built.read_text()
     for part in (
         "<table",  # of LRP's rules
-        "(N, 3, H, W), same dtype as x, signed",
+        "(N, C, H, W), same dtype as x, signed",
         'href="#xcnn.gradient"',  # "as in `gradient`"
         'href="https://arxiv.org/abs/1512.04150"',
     ):

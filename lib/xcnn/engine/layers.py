@@ -9,6 +9,7 @@ import torch
 from ..errors import InputError, nearest
 from .contract import backward, isolated, run
 from .layouts import (
+    CHANNELS_FIRST,
     Axes,
     are_attention,
     layout_by_shape,
@@ -200,8 +201,11 @@ def _orders_by_trial(module, like, layers):
     with hooked(hooks), isolated(grad=False):
         for picture in trial_pictures(like).split(1):
             run(module, picture)
+    # Where nothing attends, what the trial does not tell is as convolutions have it.
+    otherwise = None if may_attend(module) else CHANNELS_FIRST
     return {
-        layer: layout_by_trial(torch.cat(seen), *like.shape[2:]) for layer, seen in outputs.items()
+        layer: layout_by_trial(torch.cat(seen), *like.shape[2:]) or otherwise
+        for layer, seen in outputs.items()
     }
 
 

@@ -118,8 +118,8 @@ def image_norm(tape, func, args, kwargs, maps):
 
     What is left is to subtract an average, times a factor, plus a bias. Source: Ali et al. 2022,
     arXiv 2202.07304, LN-rule. Not the rule of convolutions: with z+ each unit would hand down to
-    all values of its group that make the average small. After eight convolutions with group norm,
-    1/6 of |R| lay in the receptive field of a unit; by rule 0 it were 5/6.
+    all values of its group that make the average small. After eight convolutions with group norms,
+    1/6 of a unit's |R| lay in its receptive field with z+, and 5/6 with rule 0.
     """
     if len(maps) > 1:
         tape.refuse(f"{name_of(func)} whose weights depend on the image")
@@ -149,8 +149,8 @@ def enlarged(tape, func, args, kwargs, maps):
 def one_to_one(tape, func, args, kwargs, maps):
     """An activation: each value comes from one value of the map, and passes relevance on.
 
-    Source: Montavon et al. 2019, section 10.2: rules see a unit's inputs and its output, and its
-    activation in between does not appear in them.
+    Source: Bach et al. 2015, where R of a unit is the same before and after its activation: the
+    rules see what it is given, z, and hand down what it got.
     """
     if len(maps) > 1:
         return other(tape, func, args, kwargs, maps)
@@ -164,7 +164,7 @@ def one_to_one(tape, func, args, kwargs, maps):
 def product(tape, func, args, kwargs, maps):
     """A factor, a gate or a divisor passes relevance on to the other operand.
 
-    Source for gates: Arras et al. 2017, arXiv 1706.07206, section 3.2: the signal takes all.
+    Source for gates: Arras et al. 2017, arXiv 1706.07206: the signal takes all.
     """
     call = bind(args, kwargs, "a other", other=None, rounding_mode=None)
     divides = "div" in func.__name__
