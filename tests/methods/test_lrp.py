@@ -60,17 +60,6 @@ def test_without_biases_what_goes_in_comes_out(name):
     assert differs(maps["z+"], wanted)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["shufflenet_v2_x0_5", "mnasnet0_5", "regnet_x_400mf", "inception_v3", "resnext50_32x4d"],
-)
-def test_other_families_conserve(name):
-    module = without_biases(network(name).module)
-    x = batch(96, 1)
-    S_c = module(x)[:, 3].detach()
-    torch.testing.assert_close(lrp(module, x, 3, "z+").sum((1, 2, 3)), S_c, rtol=1e-4, atol=0)
-
-
 # ---- networks in every spelling
 
 
