@@ -277,9 +277,9 @@ class Network:
         if len(x) == 1 or self._pairs_tried:
             return
         with isolated(grad=False):
-            beside = _values_of_first(run(self.module, torch.cat([x[:1], 1 - 2 * x[:1]])), 2)
-            alone = _values_of_first(run(self.module, x[:1]), 1)
-        for v, w in zip(beside, alone, strict=True):
+            beside = run(self.module, torch.cat([x[:1], 1 - 2 * x[:1]]))
+            alone = run(self.module, x[:1])
+        for v, w in _first_of_both(beside, alone):
             tolerance = torch.finfo(v.dtype).eps ** 0.5 * w.abs().max()
             if bool(((v - w).abs() > tolerance).any()):
                 raise InputError(
@@ -290,10 +290,12 @@ class Network:
         self._pairs_tried.append(True)
 
 
-def _values_of_first(out, N):
-    """The floats that a network returned for the first of N images."""
-    tensors = [v for v in tree_leaves(out) if isinstance(v, torch.Tensor)]
-    return [v[0] for v in tensors if v.is_floating_point() and v.ndim and len(v) == N]
+def _first_of_both(pair, single):
+    """The floats that a network returned for an image beside another, and for the image alone."""
+    for v, w in zip(tree_leaves(pair), tree_leaves(single), strict=False):
+        floats = all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in (v, w))
+        if floats and v.ndim and v.shape[1:] == w.shape[1:] and (len(v), len(w)) == (2, 1):
+            yield v[0], w[0]
 
 
 def _channels(module, size, mean, std):

@@ -174,6 +174,26 @@ def test_a_trial_finds_rows_and_columns_in_any_order(order, there):
     assert layout_by_trial(y.permute(order), 64, 64) == there
 
 
+@pytest.mark.parametrize("size", [(12, 13), (13, 12), (12, 12)])
+@pytest.mark.parametrize("output", [(1, 3), (3, 1), (1, 2), (2, 2), (1, 8), (8, 1)])
+@pytest.mark.parametrize("channels", [2, 3, 4, 8])
+def test_small_maps_of_convolutions_have_their_channels_first(size, output, channels):
+    """Maps of a few positions answer to the trial by chance; convolutions settle it."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1),
+            nn.AdaptiveAvgPool2d(output),
+            nn.Flatten(),
+            nn.Linear(channels * output[0] * output[1], 5),
+        )
+        net = net.eval().double()
+        x = picture(1, *size, seed=seed)
+        A = net[:2](x).detach().requires_grad_()
+        wanted = grad_cam_by_hand(A, net[2:](A)[:, 1], size)
+        assert_near(xcnn.grad_cam(net, x, 1, layer="1", relu=False), wanted, 1e-10)
+
+
 def test_a_trial_of_what_is_not_a_map():
     noise = torch.randn(5, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     assert layout_by_trial(noise, 64, 64) is None

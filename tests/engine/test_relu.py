@@ -45,6 +45,8 @@ def clamp_by_channel(x):
         nn.Hardsigmoid(),
         nn.LeakyReLU(),
         nn.Hardtanh(),
+        nn.Hardtanh(0, 1),
+        lambda x: torch.ops.aten.hardtanh(x, 0, 2),
         nn.Threshold(0.1, 0),
         lambda x: x.clamp(0, 1),
         clamp_by_channel,

@@ -211,6 +211,25 @@ def test_images_that_see_each_other_one_by_one():
         assert_near(xcnn.gradient(net, image, 1), wanted, 1e-5)
 
 
+class WithTable(nn.Module):
+    """Returns a table that does not grow with the batch, and one of its length."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.net = small()
+        self.rows = rows
+
+    def forward(self, x):
+        return {"table": torch.ones(self.rows, 3), "length": torch.ones(()), "out": self.net(x)}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_outputs_that_do_not_grow_with_the_batch_couple_no_images(rows):
+    x = picture(2)
+    R = xcnn.gradient(WithTable(rows).eval(), x, lambda out: out["out"][:, 1])
+    torch.testing.assert_close(R, xcnn.gradient(small(), x, 1))
+
+
 def test_more_than_images():
     class WithMeta(nn.Module):
         def forward(self, x, meta):

@@ -9,11 +9,11 @@ import torch
 from ..errors import InputError, nearest
 from .contract import backward, isolated, run
 from .layouts import (
-    CHANNELS_FIRST,
     Axes,
     are_attention,
     layout_by_shape,
     layout_by_trial,
+    layout_of_convolutions,
     may_attend,
     tokens,
     trial_pictures,
@@ -201,12 +201,8 @@ def _orders_by_trial(module, like, layers):
     with hooked(hooks), isolated(grad=False):
         for picture in trial_pictures(like).split(1):
             run(module, picture)
-    # Where nothing attends, what the trial does not tell is as convolutions have it.
-    otherwise = None if may_attend(module) else CHANNELS_FIRST
-    return {
-        layer: layout_by_trial(torch.cat(seen), *like.shape[2:]) or otherwise
-        for layer, seen in outputs.items()
-    }
+    tell = layout_by_trial if may_attend(module) else layout_of_convolutions
+    return {layer: tell(torch.cat(seen), *like.shape[2:]) for layer, seen in outputs.items()}
 
 
 def map_gradient(S_c, y, layer):

@@ -4,7 +4,6 @@ LRP and CNN Fixations have a rule for each kind. They refuse a call that is not 
 """
 
 import math
-import sys
 from typing import NamedTuple
 
 import torch
@@ -223,21 +222,6 @@ def own_values(a):
 
 
 # ---- what has no rule
-
-
-def running_part(names):
-    """The submodule that runs now: its name, and the name of its class.
-
-    As `tape.running_part`, but it starts at the caller's frame: a frame that looks at its own
-    variables holds itself, and what it holds stays in memory until Python's garbage collector runs.
-    """
-    frame = sys._getframe(1)
-    while frame:
-        part = frame.f_locals.get("self")
-        if id(part) in names:
-            return names[id(part)], type(part).__name__
-        frame = frame.f_back
-    return "", "unknown place"
 
 
 def refuse(method, what, place):

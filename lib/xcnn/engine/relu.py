@@ -5,6 +5,7 @@ through it unchanged. `ReLUInterceptor` finds the ReLUs of a forward pass. `ReLU
 their backward pass, and looks through autograd's graph for those that no call showed.
 """
 
+import math
 import warnings
 
 import torch
@@ -27,7 +28,6 @@ MAYBE_RELUS = frozenset(
 RELU_NODES = {
     "ReluBackward0": None,
     "ThresholdBackward0": "_saved_threshold",
-    "HardtanhBackward0": "_saved_min_val",
     "ClampMinBackward0": "_saved_min",
 }
 # nodes of calls that may rectify a map together with others: (x + |x|) / 2
@@ -165,7 +165,9 @@ def _is_relu(node):
     """Is this the node of a ReLU?"""
     name = node.name()
     if name == "ClampBackward1":  # clamp between two numbers, of which one may be missing
-        return node._saved_min == 0 and node._saved_max in (None, 6)
+        return node._saved_min == 0 and node._saved_max in (None, 6, math.inf)
+    if name == "HardtanhBackward0":
+        return node._saved_min_val == 0 and node._saved_max_val in (6, math.inf)
     if name == "LeakyReluBackward0":
         return node._saved_negative_slope == 0
     if name not in RELU_NODES:

@@ -79,7 +79,9 @@ def running_part(names):
 
     :param names: id of each submodule -> its name
     """
-    frame = sys._getframe()
+    # Not our own frame: one that looks at its own variables holds itself, and what it holds stays
+    # in memory until Python's garbage collector runs.
+    frame = sys._getframe(1)
     while frame:
         part = frame.f_locals.get("self")
         if id(part) in names:

@@ -22,9 +22,8 @@ from ..engine.operations import (
     factor_of,
     refuse,
     replaced,
-    running_part,
 )
-from ..engine.tape import Tape, by_position, tensors
+from ..engine.tape import Tape, by_position, running_part, tensors
 from ..engine.target import (
     Contrast,
     class_indices,

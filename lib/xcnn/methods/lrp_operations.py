@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch.overrides import resolve_name
 
 from ..engine.fast import run_call
-from ..engine.operations import copies_values, in_words, own_values, running_part, signal_of
-from ..engine.tape import bind
+from ..engine.operations import copies_values, in_words, own_values, signal_of
+from ..engine.tape import bind, running_part
 from ..errors import InputError
 from .lrp_layers import (
     average_of_call,

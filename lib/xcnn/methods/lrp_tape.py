@@ -13,9 +13,8 @@ from ..engine.operations import (
     factor_of,
     refuse,
     replaced,
-    running_part,
 )
-from ..engine.tape import Tape, by_position, tensors
+from ..engine.tape import Tape, by_position, running_part, tensors
 from ..errors import InputError
 from .lrp_operations import HALF, HANDLERS, Operation, at, is_map, other
 from .lrp_rules import Layer
