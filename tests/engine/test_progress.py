@@ -1,9 +1,14 @@
 """Long work says how long it will take; short work says nothing."""
 
+import tempfile
+
+import nbformat
 import pytest
 import torch
 import xcnn
+from nbclient import NotebookClient
 from torch import nn
+from traitlets.config import Config
 from xcnn.engine.progress import progress, timed
 
 
@@ -62,3 +67,18 @@ def test_fewer_orders_where_there_are_many_positions():
     assert _default_orders(torch.zeros(1, 2, 7, 7)) == MAX_ORDERS
     assert _default_orders(torch.zeros(1, 2, 28, 28)) == MAX_RUNS // 785 == 20
     assert _default_orders(torch.zeros(1, 2, 112, 112)) == MIN_ORDERS
+
+
+def test_no_bars_on_the_pages_of_the_book(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    code = """
+from xcnn.engine.progress import progress
+with progress("LIME", runs=10, seconds_per_run=1) as done:
+    done(10)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    with tempfile.TemporaryDirectory() as folder:
+        sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        NotebookClient(notebook, config=sockets).execute()
+    assert notebook.cells[0].outputs == []
+    assert "widgets" not in notebook.metadata

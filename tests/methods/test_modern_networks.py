@@ -74,7 +74,7 @@ def module_of(name):
         module = timm.create_model(name, num_classes=8).double().eval()
     else:
         module = network.__wrapped__(name).module
-    torch.manual_seed(1)
+    torch.manual_seed(5)  # with many draws the paths of lraspp end at channels that are 0
     with torch.no_grad():
         for parameter_name, parameter in module.named_parameters():
             if parameter.ndim == 1 or "layer_scale" in parameter_name:
