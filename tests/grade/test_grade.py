@@ -35,7 +35,7 @@ from tools import ROOT
 from tools.book import derive_coursework
 
 GIGABYTES = 1  # that a notebook has; the attacks on memory are twice as large
-LIMITS = ["--memory", str(GIGABYTES), "--timeout", "20", "--cell-timeout", "6", "--clock", "60"]
+LIMITS = ["--memory", str(GIGABYTES), "--timeout", "20", "--cell-timeout", "6", "--clock", "100"]
 MAX_PARENT_KILOBYTES = 300_000
 # Grades with a word in the environment and a key in the session that no notebook may read.
 PROGRAM = """
