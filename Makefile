@@ -9,6 +9,7 @@
 #   make study COCO=folder   record the results on real networks and photographs again;
 #                    goes on where it stopped
 #   make gallery     draw the gallery of real networks again (data/gallery); ten minutes
+#   make similar     measure again how search among many pictures behaves; half an hour
 #   make bench       cost and answers beside peers
 #   make pdf         the book on paper, to hand out: _build/pdf/xcnn.pdf
 #   make links       ask every address outside the book whether it still answers
@@ -81,6 +82,9 @@ study: $(BIN)/with-book weights
 gallery: $(BIN)/with-book weights
 	$(BIN)/python -m tools.data.draw_gallery
 
+similar: $(BIN)/with-similar
+	$(BIN)/python -m tools.data.measure_similar
+
 pdf: $(BIN)/with-pdf book
 	@$(BIN)/python -m tools.book.print_pdf
 	@echo "The printed book is at _build/pdf/xcnn.pdf"
@@ -122,6 +126,10 @@ $(BIN)/with-pdf: $(BIN)/with-book
 	@$(INSTALL) '.[pdf]'
 	@touch $@
 
+$(BIN)/with-similar: $(BIN)/with-book
+	@$(INSTALL) '.[similar]'
+	@touch $@
+
 $(BIN)/with-test: $(BIN)/with-book
 	@$(INSTALL) '.[test]'
 	@touch $@
@@ -130,4 +138,4 @@ $(BIN)/with-bench: $(BIN)/with-test
 	@$(INSTALL) '.[bench]'
 	@touch $@
 
-.PHONY: book test lab notebooks weights models bench study gallery pdf links test-colab machine coursework
+.PHONY: book test lab notebooks weights models bench study gallery similar pdf links test-colab machine coursework

@@ -1,15 +1,17 @@
 """Record how search behaves from 2,000 to 1,000,000 pictures: `make similar`.
 
-A million pictures would take days, so only some are real: the features of scenes. The others are
-drawn around these: the mean of a class plus noise with the covariance within classes. The questions
-are features of other scenes. Writes data/results/similar.json after every number of vectors; the
-numbers that are not asked for stay. Where usearch is not installed, only the exact search is
-measured.
+A million pictures would take days, so the vectors are drawn around those of a thousand scenes: the
+mean of a class plus noise with the covariance within classes. The questions are real: the vectors
+of other scenes. Writes data/results/similar.json, and the table of it in similar.md beside it,
+after every number of vectors. What was measured before on the same machine stays. Where usearch is
+not installed, only the exact search is measured.
 """
 
 import argparse
 import importlib.metadata
 import json
+import os
+import platform
 import statistics
 import time
 import tracemalloc
@@ -35,6 +37,16 @@ FIRST_QUERY_SEED = 2_000_000
 SEED = 2026  # of the noise
 DRAWN_AT_ONCE = 100_000
 BATCH = 32
+COLUMNS = (
+    "pictures",
+    "their features",
+    "exact search",
+    "memory it takes",
+    "approximate search",
+    "finds of the five nearest",
+    "its graph is made in",
+    "memory of the graph",
+)
 
 
 def real_features(index, n, seed):
@@ -105,14 +117,7 @@ def measured(features, queries):
     except xcnn.InputError:
         graph = None
     ways = [True] if graph is None else [True, False]
-    seconds = {way: [] for way in ways}
-    answers = {way: [] for way in ways}
-    for query in queries[:, None]:
-        for exact in ways:  # in turn, so that a busy moment hits both
-            start = time.perf_counter()
-            ((rows, _),) = vectors.nearest(query, K, exact=exact)
-            seconds[exact].append(time.perf_counter() - start)
-            answers[exact].append(set(rows.tolist()))
+    seconds, answers = _asked_in_turn(vectors, queries, ways)
     row |= {"exact_seconds": statistics.median(seconds[True]), "approximate": None}
     if graph is not None:
         pairs = list(zip(answers[True], answers[False], strict=True))
@@ -127,6 +132,22 @@ def measured(features, queries):
     return row
 
 
+def _asked_in_turn(vectors, queries, ways):
+    """Seconds and answers of each query: exact (True) or not -> a list.
+
+    Each query is asked in all ways before the next, so that a busy moment hits all.
+    """
+    seconds = {exact: [] for exact in ways}
+    answers = {exact: [] for exact in ways}
+    for query in queries[:, None]:
+        for exact in ways:
+            start = time.perf_counter()
+            ((rows, _),) = vectors.nearest(query, K, exact=exact)
+            seconds[exact].append(time.perf_counter() - start)
+            answers[exact].append(set(rows.tolist()))
+    return seconds, answers
+
+
 def _peak(vectors, query):
     """The most memory that one exact search holds at a time, in bytes."""
     tracemalloc.start()
@@ -136,11 +157,60 @@ def _peak(vectors, query):
     return peak
 
 
-def _usearch_version():
+def machine():
+    """Processors, and the versions of what computes; that of usearch is None where it is not."""
     try:
-        return importlib.metadata.version("usearch")
+        usearch = importlib.metadata.version("usearch")
     except importlib.metadata.PackageNotFoundError:
-        return None
+        usearch = None
+    return {
+        "processors": os.cpu_count(),
+        "kind": platform.machine(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "usearch": usearch,
+    }
+
+
+def table(results):
+    """What was measured, as Markdown for a page of the book.
+
+    :param results: what `main` writes
+    :return: a table with a row for each number of pictures, and a sentence on the machine
+    """
+    rows = [COLUMNS, ["---:"] * len(COLUMNS), *map(_cells, results["rows"])]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    where = results["machine"]
+    usearch = f", usearch {where['usearch']}" if where["usearch"] else ""
+    return "\n".join(lines) + (
+        f"\n\nMedians of {results['queries']} questions; {results['channels']} features a picture; "
+        f"{where['processors']} processors ({where['kind']}), Python {where['python']}, "
+        f"NumPy {where['numpy']}{usearch}.\n"
+    )
+
+
+def _cells(row):
+    """The cells of one row of the table."""
+    near = row["approximate"]
+    approximate = ["–"] * 4
+    if near is not None:
+        finds = f"{near['recall']:.1%}"
+        build = _time(near["build_seconds"])
+        approximate = [_time(near["seconds"]), finds, build, _memory(near["bytes"])]
+    exact = [_memory(row["bytes"]), _time(row["exact_seconds"]), _memory(row["peak_bytes"])]
+    return [f"{row['n']:,}", *exact, *approximate]
+
+
+def _time(seconds):
+    """Seconds in words: two digits that count, and a unit."""
+    if seconds < 1:
+        return f"{float(f'{1000 * seconds:.2g}'):g} ms"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _memory(count):
+    """Bytes in words."""
+    return f"{float(f'{count / 1e6:.2g}'):g} MB"
 
 
 def main(argv=None):
@@ -154,21 +224,28 @@ def main(argv=None):
     index = Index(xcnn.load(NETWORK))
     means, factor = clusters(*real_features(index, args.scenes, FIRST_SEED))
     queries, _ = real_features(index, args.queries, FIRST_QUERY_SEED)
-    old = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    rows = {row["n"]: row for row in old}
+    about = {
+        "network": NETWORK,
+        "channels": means.shape[1],
+        "scenes": args.scenes,
+        "queries": args.queries,
+        "k": K,
+        "machine": machine(),
+    }
+    rows = {row["n"]: row for row in _rows_of_before(args.out, about)}
     for n in tqdm(args.sizes, desc="sizes"):
         features = vectors_around(means, factor, n, np.random.default_rng([SEED, n]))
         rows[n] = measured(features, queries)
-        results = {
-            "network": NETWORK,
-            "channels": means.shape[1],
-            "scenes": args.scenes,
-            "queries": args.queries,
-            "k": K,
-            "usearch": _usearch_version(),
-            "rows": [rows[size] for size in sorted(rows)],
-        }
+        results = about | {"rows": [rows[size] for size in sorted(rows)]}
         args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.with_suffix(".md").write_text(table(results))
+
+
+def _rows_of_before(path, about):
+    """The rows in a file, where they were measured in the same way on the same machine."""
+    results = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    rows = results.pop("rows")
+    return rows if results == about else []
 
 
 if __name__ == "__main__":
