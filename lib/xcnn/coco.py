@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from pycocotools.coco import COCO
 
 from .errors import MAX_LISTED, InputError, nearest
+from .packages import imported
 from .paths import data_folder
 from .photos import read, to_rgb, upright
 
@@ -57,7 +57,7 @@ class Folder:
     def __init__(self, folder, annotations=None):
         self.folder = Path(folder)
         self.file = _annotation_file(self.folder, annotations)
-        self.coco = COCO()
+        self.coco = imported("pycocotools.coco", "a COCO folder").COCO()
         self.coco.dataset = _dataset(self.file)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             self.coco.createIndex()

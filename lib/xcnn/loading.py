@@ -13,6 +13,7 @@ import torch
 from . import small_networks
 from .errors import InputError, nearest
 from .networks import Network
+from .packages import imported
 from .paths import data_folder
 from .scenes import CLASSES as SCENE_CLASSES
 
@@ -68,8 +69,7 @@ def _small(name):
 
 def _pretrained(name):
     """One of torchvision's classifiers, with the first weights that were published for it."""
-    import torchvision.models as zoo  # slow to import, and not needed by the small networks
-
+    zoo = _zoo(f"{name!r} is none of {', '.join(SMALL)}, and any other network")
     known = zoo.list_models(module=zoo)
     if name not in known:
         raise InputError(f"unknown network {name!r}; {nearest(name, [*SMALL, *known])}")
@@ -97,9 +97,13 @@ def _pretrained(name):
 
 def _first_weights(name):
     """torchvision's description of a network's first published weights (IMAGENET1K_V1)."""
-    import torchvision.models as zoo
-
+    zoo = _zoo(f"the network {name}")
     return next(iter(zoo.get_model_weights(name)))
+
+
+def _zoo(what):
+    """torchvision's networks: slow to import, and not needed by the small ones."""
+    return imported("torchvision.models", what)
 
 
 def weights_path(weights):
@@ -136,5 +140,8 @@ def available():
     >>> xcnn.available()[:4]
     ['vgg_s', 'resnet_s', 'googlenet_s', 'allconv_s']
     """
-    here = [name for name in REAL if weights_path(_first_weights(name)).exists()]
+    try:
+        here = [name for name in REAL if weights_path(_first_weights(name)).exists()]
+    except InputError:  # without torchvision
+        here = []
     return [*SMALL, *here]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from .errors import InputError, nearest
+from .packages import imported
 
 NAMES = ("cat and coffee", "cat", "coffee", "rocket", "temple")
 CHANNELS = (1, 3, 4)  # grey; red, green, blue; the same and alpha
@@ -45,15 +46,14 @@ def load(name):
     >>> photo.mode, photo.size
     ('RGB', (600, 400))
     """
-    from skimage import data
-    from sklearn.datasets import load_sample_image
-
     if name not in NAMES:
         raise InputError(f"no photograph {name!r}; {nearest(name, NAMES)}")
     if name == "cat and coffee":
         return _one_above_the_other(load("cat"), load("coffee"))
     if name == "temple":
-        return Image.fromarray(load_sample_image("china.jpg"))
+        datasets = imported("sklearn.datasets", "this photograph")
+        return Image.fromarray(datasets.load_sample_image("china.jpg"))
+    data = imported("skimage.data", "this photograph")
     sources = {"cat": data.chelsea, "coffee": data.coffee, "rocket": data.rocket}
     return Image.fromarray(np.asarray(sources[name]()))
 

@@ -8,8 +8,6 @@ import dataclasses
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
-from skimage.metrics import structural_similarity
 
 from .engine.contract import isolated, run
 from .engine.fast import run_many
@@ -17,6 +15,7 @@ from .engine.target import settled, target_values
 from .engine.wrappers import SCORES
 from .errors import InputError
 from .networks import as_network, ready
+from .packages import imported
 
 
 def randomised(net, n, seed=0):
@@ -81,8 +80,9 @@ def rank_correlation(R, Q):
     [1.0, 1.0, -1.0]
     """
     R, Q = _same_size(R, Q)
+    stats = imported("scipy.stats", "a rank correlation")
     correlations = [
-        spearmanr(r.ravel(), q.ravel()).statistic if np.ptp(r) and np.ptp(q) else np.nan
+        stats.spearmanr(r.ravel(), q.ravel()).statistic if np.ptp(r) and np.ptp(q) else np.nan
         for r, q in zip(R, Q, strict=True)
     ]
     return torch.tensor(correlations, dtype=torch.float64)
@@ -103,8 +103,9 @@ def ssim(R, Q):
     (1.0, True)
     """
     R, Q = _same_size(R, Q)
+    metrics = imported("skimage.metrics", "the structural similarity of maps")
     similarities = [
-        structural_similarity(r / r.max(), q / q.max(), data_range=1)
+        metrics.structural_similarity(r / r.max(), q / q.max(), data_range=1)
         if r.any() and q.any()
         else np.nan
         for r, q in zip(R, Q, strict=True)
@@ -145,8 +146,7 @@ def insertion(net, x, R, target=None, steps=20, blur=11):
     >>> (first.mean() > last.mean()).item()
     True
     """
-    import torchvision.transforms.functional as TF  # slow to import
-
+    TF = imported("torchvision.transforms.functional", "the blurred picture of insertion")
     radius = min(2 * blur, (min(x.shape[-2:]) - 1) // 2)  # the kernel must fit into the picture
     return _curve(net, x, R, target, steps, start=TF.gaussian_blur(x, 2 * radius + 1, blur), end=x)
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from .errors import InputError, nearest
+from .packages import imported
 from .scene_layout import place, project, stand
 from .scene_objects import DRAW, draw
 from .scene_surroundings import background, clutter, occluder, shadow
@@ -299,8 +300,7 @@ def write(folder, n, seed=0, progress=False, **knobs):
 
 def _annotation(annotation_id, image_id, label, mask):
     """COCO's record of one object."""
-    from pycocotools import mask as rle  # here, because only writing needs it
-
+    rle = imported("pycocotools.mask", "writing scenes as a COCO folder")
     code = rle.encode(np.asfortranarray(mask, np.uint8))
     return {
         "id": annotation_id,

@@ -25,6 +25,7 @@ from .errors import InputError, nearest, one_of
 from .evaluate import dilated, energy_concentration
 from .loading import load
 from .methods import METHODS, explain_all
+from .packages import imported
 
 OPTIONS = {"lime": {"samples": 150}}  # not 1,000: one map takes that many runs of the network
 ORIGINAL = "original"
@@ -406,10 +407,9 @@ def prepared(net, image, mask, size):
     >>> tuple(x.shape), mask.shape
     ((1, 3, 64, 64), (64, 64))
     """
-    import torchvision.transforms.functional as TF  # slow to import
-
     if size == ORIGINAL:
         return net.preprocess(image, None), mask
+    TF = imported("torchvision.transforms.functional", "a picture of another size")
     x = net.preprocess(image, size)
     mask = torch.from_numpy(mask)[None].to(torch.uint8)
     mask = TF.resize(mask, size, TF.InterpolationMode.NEAREST_EXACT)

@@ -396,6 +396,20 @@ def test_an_empty_part_of_an_outline(tmp_path):
     assert np.array_equal(read.mask(1, "cat"), mask_of([SQUARE]) | mask_of([TRIANGLE]))
 
 
+@pytest.mark.parametrize("form", ["numbers", "letters"])
+def test_a_crowd_is_part_of_the_mask(tmp_path, form):
+    """Run lengths of a crowd, in both forms, beside an animal with an outline of polygons."""
+    runs = {"size": [30, 40], "counts": [300, 45, 200, 60, 30 * 40 - 605]}
+    by_runs = np.zeros(30 * 40, bool)
+    by_runs[300:345] = by_runs[545:605] = True
+    if form == "letters":
+        runs["counts"] = rle.frPyObjects(runs, 30, 40)["counts"].decode()
+    crowd = annotation(1, iscrowd=1) | {"segmentation": runs}
+    folder = written(tmp_path, [image_record()], [crowd, annotation(2, segmentation=[TRIANGLE])])
+    wanted = by_runs.reshape(40, 30).T | mask_of([TRIANGLE])
+    assert np.array_equal(opened(folder).mask(1, "cat"), wanted)
+
+
 def test_a_polygon_that_stands_alone(tmp_path):
     read = opened(written(tmp_path, [image_record()], [annotation(segmentation=TRIANGLE)]))
     assert np.array_equal(read.mask(1, "cat"), mask_of([TRIANGLE]))
