@@ -11,6 +11,7 @@ from torch import nn
 from xcnn import InputError, show
 
 from tests.helpers.oracles import assert_near
+from tests.helpers.relevance import without_biases
 
 
 class TwoLayers(nn.Module):
@@ -31,21 +32,21 @@ class TwoLayers(nn.Module):
         return self.fc(self.maps(x).mean(self.over))
 
 
-# size of the pictures: odd, and not square
-H, W = 19, 15
+SIZES = [(19, 15), (17, 23)]  # of the pictures: odd, and not square
 CASES = [
-    (channels, scores, last)
+    (channels, scores, last, size)
     for channels in (1, 2, 3, 4)
     for scores in (1, 5)
     for last in (False, True)
+    for size in SIZES
 ]
-every_case = pytest.mark.parametrize(("channels", "scores", "last"), CASES)
+every_case = pytest.mark.parametrize(("channels", "scores", "last", "size"), CASES)
 
 
-def case(channels, scores, last):
+def case(channels, scores, last, size):
     net = TwoLayers(channels, scores, last).eval().double()
     generator = torch.Generator().manual_seed(1)
-    x = torch.rand(2, channels, H, W, generator=generator, dtype=torch.float64)
+    x = torch.rand(2, channels, *size, generator=generator, dtype=torch.float64)
     return net, x, scores - 1
 
 
@@ -76,8 +77,8 @@ RULES = {
 
 @every_case
 @pytest.mark.parametrize("method", RULES)
-def test_backward_passes_by_hand(method, channels, scores, last):
-    net, x, c = case(channels, scores, last)
+def test_backward_passes_by_hand(method, channels, scores, last, size):
+    net, x, c = case(channels, scores, last, size)
     R = xcnn.METHODS[method](net, x, c)
     assert R.shape == x.shape and R.abs().max() > 0
     assert_near(R, backward_by_hand(net, x, c, RULES[method]), 1e-12)
@@ -89,32 +90,45 @@ def class_map(net, x, c):
     return (A * net.fc.weight[c][None, :, None, None]).sum(1, keepdim=True).detach()
 
 
-def enlarged(M):
-    return F.interpolate(M, (H, W), mode="bilinear")
+def enlarged(M, x):
+    return F.interpolate(M, x.shape[2:], mode="bilinear")
 
 
 @every_case
-def test_maps_by_hand(channels, scores, last):
-    net, x, c = case(channels, scores, last)
+def test_maps_by_hand(channels, scores, last, size):
+    net, x, c = case(channels, scores, last, size)
     M = class_map(net, x, c)
     positions = M[0].numel()
     grad_cam = xcnn.grad_cam(net, x, c, layer="maps", relu=False)
-    assert_near(grad_cam, enlarged(M) / positions, 1e-12)
-    positive = enlarged(M.relu()) / positions
+    assert_near(grad_cam, enlarged(M, x) / positions, 1e-12)
+    positive = enlarged(M.relu(), x) / positions
     torch.testing.assert_close(xcnn.grad_cam(net, x, c, layer="maps"), positive)
     guided = xcnn.guided_grad_cam(net, x, c, layer="maps")
     by_hand = backward_by_hand(net, x, c, RULES["guided_backprop"])
     torch.testing.assert_close(guided, by_hand * positive)
     shapley = xcnn.shap_cam(net, x, c, layer="maps", relu=False)
-    assert_near(shapley, enlarged(M - M.mean((2, 3), keepdim=True)) / positions, 1e-10)
-    if not last:
-        assert_near(xcnn.cam(net, x, c, relu=False), enlarged(M), 1e-12)
+    assert_near(shapley, enlarged(M - M.mean((2, 3), keepdim=True), x) / positions, 1e-10)
+    assert_near(xcnn.cam(net, x, c, relu=False), enlarged(M, x), 1e-12)
+    torch.testing.assert_close(xcnn.cam(net, x, c), enlarged(M.relu(), x))
 
 
 @every_case
-def test_relevance_by_hand(channels, scores, last):
+def test_shapley_values_of_a_probability_add_up(channels, scores, last, size):
+    """Efficiency: together they are worth what all maps are worth, less their mean alone."""
+    net, x, c = case(channels, scores, last, size)
+    A = forward(net, x)[2]
+    S = net.fc(A.mean((2, 3)))  # of the maps, and of their means: the same average
+    for k, v in enumerate(xcnn.shap_cam_values(net, x, c, "maps", "probability", "zero")):
+        ends = torch.stack([S[k], net.fc.bias])
+        p = ends.sigmoid() if scores == 1 else ends.softmax(1)
+        assert v.phi.shape == A.shape[2:]
+        assert v.phi.sum().item() == pytest.approx((p[0, c] - p[1, c]).item(), rel=1e-9)
+
+
+@every_case
+def test_relevance_by_hand(channels, scores, last, size):
     """LRP's rule 0 is input times gradient; deep Taylor of a positive score is not negative."""
-    net, x, c = case(channels, scores, last)
+    net, x, c = case(channels, scores, last, size)
     by_hand = x * backward_by_hand(net, x, c, RULES["gradient"])
     assert_near(xcnn.lrp(net, x, c, rule="0"), by_hand, 1e-9)
     R = xcnn.lrp(net, x, c, rule="zB", low=0, high=1)
@@ -124,26 +138,60 @@ def test_relevance_by_hand(channels, scores, last):
 
 
 @every_case
-def test_lime_learns_from_the_altered_pictures(channels, scores, last):
-    net, x, c = case(channels, scores, last)
+def test_deep_taylor_conserves_the_score(channels, scores, last, size):
+    """Without biases all of the score arrives; where it is positive, nothing below 0 does."""
+    net, x, c = case(channels, scores, last, size)
+    net = without_biases(net)
+    S_c = forward(net, x)[3][:, c].detach()
+    R = xcnn.deep_taylor(net, x, c)
+    assert R.shape == x.shape and S_c.abs().min() > 0
+    torch.testing.assert_close(R.sum((1, 2, 3)), S_c, rtol=1e-6, atol=0)
+    assert (R * S_c.sign()[:, None, None, None] >= 0).all()
+
+
+@every_case
+def test_lime_learns_from_the_altered_pictures(channels, scores, last, size):
+    net, x, c = case(channels, scores, last, size)
+    H, W = size
     cut = np.arange(H)[:, None].repeat(W, 1) // 5
     surrogate = xcnn.lime_surrogates(net, x[:1], c, segments=cut, samples=20, hidden="mean")[0]
-    means = torch.stack([x[0][:, cut == k].mean(1) for k in range(4)], 1)
+    means = torch.stack([x[0][:, cut == k].mean(1) for k in range(cut.max() + 1)], 1)
     for z, f in zip(surrogate.z, surrogate.f, strict=True):
         shown = torch.from_numpy(z[cut])
         altered = torch.where(shown, x[0], means[:, cut])
         S = forward(net, altered[None])[3]
         p = S.sigmoid() if scores == 1 else S.softmax(1)
         assert f == pytest.approx(p[0, c].item(), rel=1e-9)
+    # where (pi (f - b - z w)^2 + |w|^2) is least, its derivatives are 0
+    z = surrogate.z.astype(float)
+    rest = surrogate.pi * (surrogate.f - surrogate.b - z @ surrogate.w)
+    assert np.abs(surrogate.w).max() > 0
+    np.testing.assert_allclose(rest.sum(), 0, atol=1e-12)
+    np.testing.assert_allclose(z.T @ rest, surrogate.w, atol=1e-12)
+    R = xcnn.lime(net, x, c, segments=cut, samples=20)
+    assert R.shape == (2, 1, H, W) and R.isfinite().all()
+    torch.testing.assert_close(R[0, 0], torch.from_numpy(surrogate.w[cut]))
 
 
 @every_case
-def test_fixations_lie_in_the_picture(channels, scores, last):
-    net, x, c = case(channels, scores, last)
-    for fixations in xcnn.find_fixations(net, x, c):
+def test_fixations_lie_in_the_picture(channels, scores, last, size):
+    net, x, c = case(channels, scores, last, size)
+    R = xcnn.cnn_fixations(net, x, c)
+    assert R.shape == (2, 1, *size) and R.isfinite().all() and (R >= 0).all()
+    for one_map, fixations in zip(R, xcnn.find_fixations(net, x, c), strict=True):
         assert (fixations.all_points >= 0).all()
-        assert (fixations.all_points < torch.tensor([H, W])).all()
-    assert xcnn.cnn_fixations(net, x, c).shape == (2, 1, H, W)
+        assert (fixations.all_points < torch.tensor(size)).all()
+        assert one_map.sum().item() == pytest.approx(len(fixations.points))
+
+
+@every_case
+def test_fixations_are_those_of_channels_first(channels, scores, last, size):
+    net, x, c = case(channels, scores, last, size)
+    first = case(channels, scores, False, size)[0]
+    for here, there in zip(
+        xcnn.find_fixations(net, x, c), xcnn.find_fixations(first, x, c), strict=True
+    ):
+        assert torch.equal(here.all_points, there.all_points)
 
 
 # ---- from a file to a map

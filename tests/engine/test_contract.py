@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torch.overrides import TorchFunctionMode
+from torchvision import tv_tensors
 from xcnn import InputError
 from xcnn.methods import PIXEL_METHODS
 from xcnn.networks import ready
@@ -467,3 +469,148 @@ def test_weights_that_are_broken(offline, content):
     with pytest.raises(InputError, match="delete the file") as error:
         xcnn.load("resnet18")
     assert str(path) in str(error.value)
+
+
+# ---- names, settings and types that must not matter
+
+
+def with_head(side, channels=3):
+    """A network whose linear layer wants pictures of this side."""
+    torch.manual_seed(0)
+    width = 6 * (side // 2) ** 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    ).extend([nn.Linear(width, 5)])
+
+
+def resnet():
+    torch.manual_seed(0)
+    return zoo.resnet18(weights=None, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: with_head(32), (3, 32, 32)),
+        (lambda: with_head(28, channels=1), (1, 28, 28)),
+        (lambda: with_head(17), (3, 17, 17)),
+        (resnet, (3, 32, 32)),  # of 32 x 32 pixels layer4 puts out one position
+        (resnet, (3, 48, 80)),
+    ],
+)
+@pytest.mark.parametrize("method", ["gradient", "grad_cam", "guided_grad_cam", "shap_cam"])
+def test_class_names_change_no_map(make, shape, method):
+    """w04: with names, the default layer was that of 224 x 224 pixels, or an error came."""
+    module = make().eval()
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    named = xcnn.Network(module, classes=list("abcde"))
+    options = {} if method == "gradient" else {"layer": None}
+    R = xcnn.METHODS[method](named, x, "b", **options)
+    assert torch.equal(R, xcnn.METHODS[method](module, x, 1, **options))
+    assert R.abs().max() > 0 and (method == "gradient" or R.std() > 0)
+
+
+def little():
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)]
+    return nn.Sequential(*parts).eval()
+
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextlib.contextmanager
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def frozen(net):
+    for parameter in net.parameters():
+        parameter.requires_grad = False
+    return net
+
+
+def unchanged(v):
+    return v
+
+
+# what a caller may have set or made -> context, change of the network, change of x
+CIRCUMSTANCES = {
+    "anomalies are looked for": (torch.autograd.detect_anomaly, unchanged, unchanged),
+    "deterministic algorithms": (deterministic, unchanged, unchanged),
+    "float64 by default": (double_by_default, unchanged, unchanged),
+    "no gradients": (torch.no_grad, unchanged, unchanged),
+    "frozen weights": (contextlib.nullcontext, frozen, unchanged),
+    "channels-last memory": (
+        contextlib.nullcontext,
+        lambda net: net.to(memory_format=torch.channels_last),
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+    ),
+    "x inside a graph": (
+        contextlib.nullcontext,
+        unchanged,
+        lambda x: (x.requires_grad_() * 2) / 2,
+    ),
+    "x is a parameter": (contextlib.nullcontext, unchanged, nn.Parameter),
+    "x is an image of torchvision": (contextlib.nullcontext, unchanged, tv_tensors.Image),
+    "x is a view": (
+        contextlib.nullcontext,
+        unchanged,
+        lambda x: torch.stack([x, x], -1)[..., 0],
+    ),
+}
+
+
+@every_method
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("circumstance", CIRCUMSTANCES)
+def test_circumstances_that_change_no_map(method, circumstance):
+    around, change, change_x = CIRCUMSTANCES[circumstance]
+    x = images(2, 12, 14)
+    wanted = explain(method, little(), x, 3)
+    net = change(little())
+    changed = change_x(x.clone())
+    with around():
+        R = explain(method, net, changed, 3)
+    assert type(R) is torch.Tensor and R.dtype == torch.float32
+    torch.testing.assert_close(R, wanted)
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """A stand-in for a device that has no float64: what `.cpu()` has not fetched stays float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        y = func(*args, **kwargs or {})
+        if func is torch.Tensor.cpu:
+            self.fetched.append(y)
+        elif isinstance(y, torch.Tensor) and y.dtype == torch.float64:
+            lent = [a for a in args if isinstance(a, torch.Tensor) and a.dtype == torch.float32]
+            if not all(any(a is known for known in self.fetched) for a in lent):
+                raise TypeError(f"{func.__name__}: this device has no float64")
+        return y
+
+
+# CNN Fixations numbers its units by floats that must be exact
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "cnn_fixations"])
+def test_a_device_without_float64(method):
+    x = images(1, 12, 12)
+    wanted = explain(method, little(), x, 3)
+    with WithoutFloat64():
+        R = explain(method, little(), x, 3)
+        with pytest.raises(TypeError, match="has no float64"):
+            x.double()
+    torch.testing.assert_close(R, wanted)

@@ -116,3 +116,148 @@ def test_head_does_not_run_what_lies_below():
         head(A)
     assert whole.names.count("convolution") == 2 and "convolution" not in above.names
     assert whole.names.count("addmm") == above.names.count("addmm") == 1
+
+
+# ---- what is written in place, what shares memory, and what is read as a number
+
+
+class Writes(nn.Module):
+    """A convolution of two channels, whose result goes on with the four below it."""
+
+    def __init__(self, rest):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.layer = nn.Conv2d(2, 2, 3, padding=1)
+        self.fc = nn.Linear(4, 5)
+        self.rest = rest
+
+    def forward(self, x):
+        return self.fc(self.rest(self.layer, self.first(x)).mean((2, 3)))
+
+
+def doubled(z):
+    return torch.cat([z, z], 1)
+
+
+def channel_from_another(layer, y):
+    y[:, 0] = y[:, 1] * 2
+    return doubled(layer(y[:, :2])) + y
+
+
+def channels_swapped(layer, y):
+    first = y[:, 0] * 1
+    y[:, 0] = y[:, 1]
+    y[:, 1] = first
+    return doubled(layer(y[:, :2])) + y
+
+
+def slices_added(layer, y):
+    y[:, 1:] += y[:, :-1].clone()
+    return doubled(layer(y[:, :2])) + y
+
+
+def masked(layer, y):
+    y[y < 0] *= -2
+    return doubled(layer(y[:, :2])) + y
+
+
+def new_memory(layer, y):
+    both = torch.empty_like(y)
+    both[:, :2] = y[:, 2:]
+    both[:, 2:] = y[:, :2]
+    return doubled(layer(both[:, :2])) + both
+
+
+def data_replaced(layer, y):
+    y.data = y.data * 2
+    return doubled(layer(y[:, :2])) + y
+
+
+def written_to(layer, y):
+    torch.add(y, 1, out=y)
+    y.select(1, 0).copy_(y[:, 1])
+    return doubled(layer(y[:, :2])) + y
+
+
+def slice_changed_above(layer, y):
+    half = y[:, 2:]
+    half += layer(y[:, :2])
+    return y
+
+
+def chunk_changed_above(layer, y):
+    first, second = y.chunk(2, 1)
+    second.add_(layer(first))
+    return y
+
+
+def two_names_of_one_tensor(layer, y):
+    z = y.relu_()
+    z[:, 2:] += layer(z[:, :2])
+    return y
+
+
+def written_through_a_view(layer, y):
+    pairs = y.view(len(y), 2, 2, *y.shape[2:])
+    pairs[:, 1] = layer(y[:, :2])
+    return y
+
+
+def out_above(layer, y):
+    z = layer(y[:, :2])
+    torch.mul(doubled(z), 2, out=y)
+    return y
+
+
+def whole_written_above_slice(layer, y):
+    half = y[:, :2]
+    z = layer(half)
+    y.mul_(2)
+    return doubled(z * half)
+
+
+def scaled_by_a_number(layer, y):
+    scale = y.abs().max().item()
+    return doubled(layer(y[:, :2])) * scale
+
+
+def asked_for_a_decision(layer, y):
+    large = bool((y > 0).any())
+    z = doubled(layer(y[:, :2]))
+    return z * float(y.square().amax()) if large else z
+
+
+def weighed_by_a_list(layer, y):
+    weights = y[0, :2, 0, 0].tolist()
+    return doubled(layer(y[:, :2])) * weights[0] + weights[1]
+
+
+def asked_for_sizes(layer, y):
+    n, per_image = y.shape[0], y.numel() // len(y)
+    z = layer(y[:, :2])
+    return torch.cat([z.view(n, 2, -1), z.reshape(y.size(0), 2, -1)], 1)[..., None] * per_image
+
+
+RESTS = [
+    *(channel_from_another, channels_swapped, slices_added, masked, new_memory, data_replaced),
+    *(written_to, slice_changed_above, chunk_changed_above, two_names_of_one_tensor),
+    *(written_through_a_view, out_above, whole_written_above_slice, scaled_by_a_number),
+    *(asked_for_a_decision, weighed_by_a_list, asked_for_sizes),
+]
+
+
+@pytest.mark.parametrize("rest", RESTS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_head_of_a_network_that_writes_into_its_tensors(rest, batch):
+    """A write on a slice below the layer raised torch's own error, and one above it got lost."""
+    net = Writes(rest).eval().double()
+    x = noise(8)
+    head = Head(net, x, "layer")
+    assert torch.equal(head.S, with_maps(net, "layer", x, head.A))
+    A = torch.cat([head.A, 0.5 * head.A, head.A.roll(1, 2)])
+    wanted = with_maps(net, "layer", x, A)
+    assert (wanted[0] - wanted[1]).abs().max() > 1e-5, "the layer must count"
+    for _ in range(2):  # nothing that is remembered has changed
+        for part, scores in zip(A.split(batch), wanted.split(batch), strict=True):
+            torch.testing.assert_close(head(part), scores, rtol=1e-9, atol=1e-12)

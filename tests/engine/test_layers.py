@@ -252,3 +252,77 @@ def test_the_default_layer_does_not_depend_on_the_picture():
     for k, x in enumerate((dim, 9 * dim)):
         torch.testing.assert_close(both[k : k + 1], xcnn.grad_cam(net, x, 2, "1", relu=False))
         torch.testing.assert_close(both[k : k + 1], xcnn.grad_cam(net, x, 2, relu=False))
+
+
+UNCHANGED = {
+    "identity": nn.Identity,
+    "dropout": nn.Dropout,
+    "dropout in place": lambda: nn.Dropout2d(inplace=True),
+    "nothing": nn.Sequential,
+    "both": lambda: nn.Sequential(nn.Identity(), nn.Dropout()),
+    "a copy": lambda: nn.AvgPool2d(1),
+}
+
+
+@pytest.mark.parametrize("form", UNCHANGED)
+def test_a_layer_that_changes_nothing_has_the_maps_below_it(form):
+    torch.manual_seed(0)
+    net = stack(nn.Conv2d(3, 4, 3), nn.ReLU(), UNCHANGED[form]())
+    x = two_images()
+    wanted = xcnn.grad_cam(net, x, 1, "1", relu=False)
+    assert wanted.abs().max() > 0
+    assert torch.equal(xcnn.grad_cam(net, x, 1, relu=False), wanted)
+    assert torch.equal(xcnn.grad_cam(net, x, 1, "2", relu=False), wanted)
+    assert set(xcnn.Network(net, size=8).layers) <= {"1", "2"}
+
+
+@pytest.mark.parametrize("form", UNCHANGED)
+def test_the_pixels_are_not_a_layer(form):
+    """A network without maps had the picture itself for its last layer."""
+    net = nn.Sequential(UNCHANGED[form](), nn.Flatten(), nn.Linear(3 * 8 * 8, 5)).eval()
+    assert spatial_layers(net, two_images()) == {}
+    with pytest.raises(InputError, match="has no layer that puts out maps; name one with layer="):
+        xcnn.grad_cam(net, two_images(), 1)
+    below = stack(UNCHANGED[form](), nn.Conv2d(3, 4, 3, padding=1))
+    assert spatial_layers(below, two_images()) == {"1": (4, 8, 8)}
+
+
+class TwoSizes(nn.Module):
+    """One layer that runs for two sizes of maps."""
+
+    def __init__(self, second):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+        self.second = second
+
+    def forward(self, x):
+        A = self.shared(self.first(x)).relu()
+        return self.fc(self.shared(self.second(A)).mean((2, 3)))
+
+
+def halves_transposed(A):
+    return A[:, :, :4].mT
+
+
+@pytest.mark.parametrize(
+    ("second", "size"),
+    [
+        (lambda A: A[:, :, ::2], (4, 8)),
+        (lambda A: A[:, :, :, :3], (8, 3)),
+        (halves_transposed, (8, 4)),
+    ],
+)
+def test_a_layer_that_runs_for_two_sizes_counts_as_it_runs_last(second, size):
+    """The shape of 8 channels beside 8 rows does not tell, and a trial joined the two sizes."""
+    torch.manual_seed(0)
+    net = TwoSizes(second).eval()
+    x = two_images()
+    A = net.shared(second(net.shared(net.first(x)).relu())).detach()
+    assert A.shape[2:] == size
+    weights = net.fc.weight[1].detach() / A[0, 0].numel()
+    L = torch.einsum("nkyx,k->nyx", A, weights)[:, None]
+    wanted = torch.nn.functional.interpolate(L, x.shape[2:], mode="bilinear")
+    R = xcnn.grad_cam(net, x, 1, layer="shared", relu=False)
+    torch.testing.assert_close(R, wanted)

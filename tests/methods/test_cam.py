@@ -136,3 +136,37 @@ def test_a_vector_of_constants_is_not_taken_for_an_average(n):
     net, x = network("resnet_s"), batch(128, n)
     wanted = xcnn.cam(net, x - 0.5, 3)
     assert torch.equal(xcnn.cam(Normalises(net.module).eval(), x, 3), wanted)
+
+
+class LastChannels(torch.nn.Module):
+    """Maps that lie as (N, h, w, C), averaged in some way, then a linear layer."""
+
+    def __init__(self, average):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 6, 3)
+        self.fc = torch.nn.Linear(6, 5)
+        self.average = average
+
+    def forward(self, x):
+        return self.fc(self.average(self.conv(x).permute(0, 2, 3, 1).relu()))
+
+
+@pytest.mark.parametrize(
+    "average",
+    [
+        lambda A: A.mean((1, 2)),
+        lambda A: A.mean(1).mean(1),
+        lambda A: A.flatten(1, 2).mean(1),
+        lambda A: A.sum((1, 2)) / (A.shape[1] * A.shape[2]),
+        lambda A: F.adaptive_avg_pool2d(A.permute(0, 3, 1, 2), 1).flatten(1),
+        lambda A: torch.einsum("nhwc->nc", A) / A[0, :, :, 0].numel(),
+    ],
+)
+@pytest.mark.parametrize("size", [(11, 9), (8, 8)])  # of 8 x 8 the maps are 6 x 6 x 6
+def test_cam_of_maps_with_their_channels_last(average, size):
+    net = LastChannels(average).eval().double()
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).double()
+    M = torch.einsum("nkyx,k->nyx", net.conv(x).relu(), net.fc.weight[2])[:, None].detach()
+    wanted = F.interpolate(M, size, mode="bilinear", align_corners=False)
+    assert_near(xcnn.cam(net, x, 2, relu=False), wanted)

@@ -120,6 +120,10 @@ def test_a_channel_alone_is_its_largest_position(method):
         ({"layer": "layer2"}, "both, layer= and unit="),
         ({"unit": 3}, "both, layer= and unit="),
         ({"layer": "layer2", "unit": 3, "target": 1}, "not both"),
+        ({"layer": "layer2", "target": 1}, "not both"),  # to add unit= would be of no help
+        ({"unit": 3, "target": 1}, "not both"),
+        ({"layer": "layer2", "unit": True}, "no unit True"),
+        ({"layer": "layer2", "unit": ()}, r"no unit \(\)"),
         ({"layer": "layer_2", "unit": 3}, "did you mean.*'layer2'"),
         ({"layer": "layer2", "unit": 48}, r"no unit 48 in layer 'layer2'.*\(48, 16, 16\)"),
         ({"layer": "layer2", "unit": -1}, "no unit -1"),
@@ -133,3 +137,94 @@ def test_a_channel_alone_is_its_largest_position(method):
 def test_units_that_will_not_do(method, options, says):
     with pytest.raises(xcnn.InputError, match=says):
         xcnn.METHODS[method](xcnn.load("resnet_s"), torch.zeros(1, 3, 128, 128), **options)
+
+
+class PutsOut(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, A):
+        return self.form(A)
+
+
+class WithLayer(nn.Module):
+    """A convolution, a ReLU, and a layer `out` that puts out its maps in some form."""
+
+    def __init__(self, form):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.out = PutsOut(form)
+
+    def forward(self, x):
+        A = self.conv(x).relu()
+        return A.mean((2, 3)) + self.out(A).sum()
+
+
+def noise_image():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, 3, 11, 13, generator=generator, dtype=torch.float64)
+
+
+def with_layer(form):
+    return WithLayer(form).eval().double()
+
+
+METHODS_WITH_UNITS = [*RULES, "gradient", "cnn_fixations"]
+
+
+@pytest.mark.parametrize("method", METHODS_WITH_UNITS)
+@pytest.mark.parametrize("unit", [3, (3, 4, 5), (5, 8, 10), (0, 0, 0)])
+def test_units_of_maps_with_their_channels_last(method, unit):
+    """The unit is (channel, y, x) as in maps with their channels first."""
+    first = with_layer(lambda A: A * 1)
+    last = with_layer(lambda A: A.permute(0, 2, 3, 1))
+    maps = [
+        xcnn.METHODS[method](net, noise_image(), layer="out", unit=unit) for net in (first, last)
+    ]
+    torch.testing.assert_close(*maps)
+
+
+def test_channels_last_units_of_a_network_that_may_attend():
+    """There a trial tells rows from channels, and not the shape."""
+    net = with_layer(lambda A: A.permute(0, 2, 3, 1))
+    net.norm = nn.LayerNorm(8).eval()
+    x = noise_image().requires_grad_()
+    A = net.conv(x).relu()
+    unit = tuple(map(int, torch.unravel_index(A.argmax(), A.shape)[1:]))
+    (wanted,) = torch.autograd.grad(A[(0, *unit)], x)
+    assert wanted.abs().max() > 0
+    assert torch.equal(xcnn.gradient(net, x, layer="out", unit=unit), wanted)
+
+
+@pytest.mark.parametrize("method", METHODS_WITH_UNITS)
+def test_units_of_tokens(method):
+    net = with_layer(lambda A: A.flatten(2).mT)
+    x = noise_image().requires_grad_()
+    y = net.conv(x).relu().flatten(2).mT
+    token, channel = divmod(int(y.flatten().argmax()), 8)
+    R = xcnn.METHODS[method](net, x, layer="out", unit=(token, channel))
+    assert R.abs().max() > 0
+    if method == "gradient":
+        torch.testing.assert_close(R, torch.autograd.grad(y[0, token, channel], x)[0])
+    for unit in (channel, (token, channel, 0), (99, 0), (0, 8)):
+        with pytest.raises(xcnn.InputError, match=r"give 2 indices, each less than \(99, 8\)"):
+            xcnn.METHODS[method](net, x, layer="out", unit=unit)
+
+
+@pytest.mark.parametrize("method", METHODS_WITH_UNITS)
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        (lambda A: A.mean((1, 2, 3)), r"\(1,\)"),
+        (lambda A: A.mean(), r"\(\)"),
+        (lambda A: torch.cat([A, A]).mean((2, 3)), r"\(2, 8\)"),
+        (lambda A: A.flatten(2).permute(2, 0, 1), r"\(99, 1, 8\)"),
+    ],
+)
+@pytest.mark.parametrize("unit", [0, (0, 0), (), "a"])
+def test_a_layer_without_a_row_for_each_image_has_no_units(method, form, shape, unit):
+    """Units of all rows at once were summed up, or torch's own error came."""
+    with pytest.raises(xcnn.InputError, match=f"puts out {shape} for 1 images.*choose another"):
+        xcnn.METHODS[method](with_layer(form), noise_image(), layer="out", unit=unit)

@@ -1,6 +1,9 @@
 """LIME against the `lime` package, scikit-learn, and networks whose surrogate is known."""
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from xcnn import InputError
 from xcnn.methods.lime import fit, lime, lime_surrogates, superpixels
 
 from tests.helpers.oracles import network
+from tools import ROOT
 
 
 def scene(net, seed=3):
@@ -296,3 +300,114 @@ def test_the_best_superpixel_lies_on_the_object(seed):
 def test_bad_options(options, says):
     with pytest.raises(InputError, match=says):
         lime(xcnn.load("resnet_s"), torch.zeros(2, 3, 128, 128), 3, **options)
+
+
+# ---- large pictures
+
+
+@pytest.mark.parametrize(("h", "w", "step"), [(67, 45, 2), (45, 67, 3), (30, 31, 2), (1, 90, 2)])
+def test_a_large_picture_is_cut_at_reduced_size(monkeypatch, h, w, step):
+    """SLIC sees the means of squares; each square belongs to one superpixel."""
+    monkeypatch.setattr(sys.modules["xcnn.methods.lime"], "MAX_CUT_PIXELS", h * w / step**2 + 1)
+    net = network("resnet_s")
+    x = scene(net)[:, :, 30 : 30 + h, 30 : 30 + w]
+    (v,) = lime_surrogates(xcnn.Network(Mean().eval()), x, 0, segments=6, samples=4)
+    squares = [
+        [x[0, :, i : i + step, j : j + step].mean((1, 2)) for j in range(0, w, step)]
+        for i in range(0, h, step)
+    ]
+    reduced = torch.stack([torch.stack(row) for row in squares]).permute(2, 0, 1)
+    cut = superpixels(xcnn.Network(Mean()).picture(reduced[None])[0], 6)
+    wanted = [[cut[i // step, j // step] for j in range(w)] for i in range(h)]
+    assert v.segments.shape == (h, w) and v.segments.max() > 0
+    assert (v.segments == np.array(wanted)).all()
+
+
+class Mean(nn.Module):
+    """The mean of each channel, as scores; it notes what it was given."""
+
+    seen = None
+
+    def forward(self, x):
+        self.seen = x
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_mean_colours_of_large_superpixels_in_any_type(dtype):
+    """A sum of ones in bfloat16 stops at 256, and one in float16 at 65,504."""
+    x = torch.full((1, 3, 400, 400), 2.0).to(dtype)
+    x[:, :, :, ::4] = 1
+    halves = torch.arange(400)[:, None].repeat(1, 400) // 200
+    module = Mean().eval()
+    lime_surrogates(module, x, 0, segments=halves, samples=8)
+    hidden = module.seen[:, 0, :, 0].double()
+    assert ((hidden == 1) | (hidden == 1.75)).all() and (hidden == 1.75).any()
+
+
+MEMORY = """
+import torch
+import xcnn
+from torch import nn
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024  # MB
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = nn.Sequential(
+    nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+).eval()
+x = nn.functional.interpolate(torch.rand(1, 3, 6, 8), (3000, 4000), mode="bilinear")
+xcnn.lime(net, x[:, :, :64, :64], 1, samples=2)  # what is imported does not count
+with torch.no_grad():
+    net(x)
+before = peak()
+R = xcnn.lime(net, x, 1, samples=3)
+assert R.shape == (1, 1, 3000, 4000) and R.unique().numel() > 2
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak in")
+def test_memory_for_a_photograph_in_its_own_size_is_bounded():
+    """A batch of 64 copies would have been 9 GB, and SLIC alone took 0.6."""
+    answer = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert 100 < float(answer.stdout.splitlines()[-1]) < 500
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(255, 0), (60, -30), (1000, 5), (-40, 3)])
+def test_a_picture_that_is_not_normalised_is_cut_by_what_it_shows(factor, shift):
+    """w10: pixels from 0 to 255 were cut as if they were white."""
+    net = xcnn.Network(Mean().eval(), mean=0.5, std=0.25)
+    x = factor * torch.from_numpy(net.picture(scene(net))).permute(0, 3, 1, 2) + shift
+    (v,) = lime_surrogates(net, x, 0, segments=30, samples=4)
+    colours = x[0].permute(1, 2, 0) * 0.25 + 0.5
+    scaled = (colours - colours.min()) / (colours.max() - colours.min())
+    assert (v.segments == superpixels(scaled.float().numpy(), 30)).mean() > 0.9
+    white = superpixels(np.clip(colours.float().numpy(), 0, 1), 30)
+    assert v.segments.max() > 10 and not np.array_equal(v.segments, white)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (8, 8), (32, 31)])
+def test_tiny_pictures(size):
+    """A picture smaller than its superpixels: each is a pixel or more, and the map is finite."""
+    net = xcnn.Network(Mean().eval())
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).double()
+    for segments in (2, 50, np.arange(size[0] * size[1]).reshape(size)):
+        R = lime(net, x, 0, segments=segments, samples=20)
+        assert R.shape == (2, 1, *size) and R.isfinite().all()
+    own = np.arange(size[0] * size[1]).reshape(size)
+    hidden = lime(net, x, 0, segments=own, samples=20)
+    assert (hidden == 0).all(), "a pixel that is its own superpixel is hidden by itself"
+    assert size == (1, 1) or lime(net, x, 0, segments=own, samples=20, hidden="grey").any()
+
+
+def test_a_picture_of_one_colour():
+    net = network("resnet_s")
+    R = lime(net, torch.full((1, 3, 40, 40), 0.3).double(), 3, samples=20)
+    assert R.shape == (1, 1, 40, 40) and (R == 0).all()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 import xcnn
 from torch import nn
+from torch.nn.utils import prune
 from xcnn import InputError
 from xcnn.methods.lrp import lrp
 from xcnn.methods.lrp_composites import COMPOSITES
@@ -259,6 +260,40 @@ def test_what_makes_pixels_ready_is_passed_over(rule):
     wanted = lrp(inner, norm(x).detach(), 2, rule, **box)
     assert_near(lrp(Ready(inner, norm).eval(), x, 2, rule), wanted, 1e-9)
     assert_near(lrp(Ready(inner, by_hand).eval(), x, 2, rule), wanted, 1e-6)
+
+
+# weights that are computed anew in each forward pass, or masked
+COMPUTED = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "weight norm, by hooks": nn.utils.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "spectral norm, by hooks": nn.utils.spectral_norm,
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.4),
+    "pruned channels": lambda layer: prune.ln_structured(layer, "weight", 0.5, n=2, dim=0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("kind", COMPUTED)
+@pytest.mark.parametrize("rule", ["0", "z+", "epsilon_alpha2_beta1_flat"])
+def test_weights_that_are_computed(kind, rule):
+    """The same maps as with the weights that come out, written down."""
+    net = between(F.relu)
+    for layer in (net.conv, net.fc):
+        COMPUTED[kind](layer)
+    net = net.double().eval()
+    x = batch(8, 2)
+    S = net(x)
+    plain = between(F.relu)
+    for ours, theirs in ((plain.conv, net.conv), (plain.fc, net.fc)):
+        ours.weight.data.copy_(theirs.weight.detach())
+    torch.testing.assert_close(plain(x), S)
+    c = int(plain.fc.weight.abs().sum(1).argmax())  # of a class that is not pruned
+    R = lrp(net, x, c, rule)
+    assert_near(R, lrp(plain, x, c, rule), 1e-7)
+    if rule == "0":
+        assert_near(R, gradient_times_input(net, x, c), 1e-6)
 
 
 # ---- what every method promises

@@ -1,6 +1,7 @@
 """LRP and CNN Fixations on the families of torchvision's CNNs, and on some of timm's."""
 
 import pytest
+import timm
 import torch
 import torchvision.models as zoo
 import xcnn
@@ -69,7 +70,6 @@ def module_of(name):
         module = MeanOfMaps(make(weights=None, weights_backbone=None, num_classes=8))
         module = module.double().eval()
     elif name in TIMM:
-        timm = pytest.importorskip("timm")
         torch.manual_seed(0)
         module = timm.create_model(name, num_classes=8).double().eval()
     else:

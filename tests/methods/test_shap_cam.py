@@ -388,3 +388,29 @@ def test_path_integral_on_real_networks(real, name):
         phi, error = shapley.permutations(game, game.P, 512, sobol=True)
         limit = 3 * error.norm() / phi.norm() + 0.02
         assert (got.phi.flatten() - phi).norm() / phi.norm() < limit
+
+
+class Told(Exception):
+    """The estimate has been made."""
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2", "layer3"])
+def test_the_estimate_comes_after_a_few_runs_of_the_head(monkeypatch, layer):
+    """At inner layers a table of all positions was tried first, and took longer than all else."""
+    runs = []
+    head_of = Game._head_of
+
+    def counted(game, maps):
+        runs.append(len(maps))
+        return head_of(game, maps)
+
+    def told(what, count, seconds):
+        raise Told(count)
+
+    monkeypatch.setattr(Game, "_head_of", counted)
+    monkeypatch.setattr(sys.modules["xcnn.methods.shap_cam"], "progress", told)
+    net = network("resnet18")
+    positions = net.for_images(noise(96)).layers[layer][1] ** 2
+    with pytest.raises(Told, match=str(16 * (positions + 1))):
+        xcnn.shap_cam(net, noise(96), 1, layer=layer, samples=16)
+    assert sum(runs) <= 6 < positions

@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from ..errors import InputError
 from .wrappers import is_exported
 
+# dimensions of a layer's output -> what names a unit of it, and how many numbers that may be
+UNITS = {2: ("channel", (1,)), 4: ("channel or (channel, y, x)", (1, 3))}
+
 
 def check(module, x):
     """Raise InputError unless the network is in eval mode and x is a finite float batch.
@@ -64,7 +67,7 @@ def run(module, x):
 def _advice(error, module, x):
     """What a caller can do about an error of torch's; None where we do not know."""
     size = f"{x.shape[2]}x{x.shape[3]}"
-    if "missing" in error and "required positional argument" in error:
+    if re.search(r"missing \d+ required (positional|keyword-only) argument", error):
         return (
             f"the network takes more than images ({error}); "
             "explain a module whose forward(x) calls it with the rest"
@@ -125,35 +128,51 @@ def _uncompiled():
 
 def one_question(target, layer, unit):
     """Raise InputError unless a class is asked for, or a complete inner unit, and not both."""
+    if target is not None and (layer is not None or unit is not None):
+        raise InputError("give a class (target=) or an inner unit (layer= and unit=), not both")
     if (layer is None) != (unit is None):
         raise InputError("an inner unit is named by both, layer= and unit=")
-    if target is not None and unit is not None:
-        raise InputError("give a class (target=) or an inner unit (layer= and unit=), not both")
 
 
-def unit_values(A, layer, unit):
-    """The value (N,) of one unit of a layer's output A, (N, C, h, w) or (N, C).
+def unit_values(A, layer, unit, N):
+    """The value (N,) of one unit of a layer's output A for N images.
 
-    :param unit: channel, or (channel, y, x); a channel alone means its largest value in each image
+    :param A: (N, C, h, w) or (N, C), or of another form, such as tokens (N, T, C)
+    :param unit: channel, or (channel, y, x); a channel alone means its largest value in each image.
+        In another form: all indices
+    :raises InputError: a unit that is not there; an output without a row for each image
     """
-    position = _unit_position(A, layer, unit)
-    values = A[(slice(None), *position)]
+    values = A[(slice(None), *unit_position(A, layer, unit, N))]
     return values if values.ndim == 1 else values.flatten(1).max(1).values
 
 
-def _unit_position(A, layer, unit):
-    """The unit as a tuple of indices into one image's output."""
-    try:
-        position = tuple(map(operator.index, unit if isinstance(unit, tuple | list) else [unit]))
-    except TypeError:  # not whole numbers
-        position = ()
-    right_length = len(position) in (1, A.ndim - 1)
-    if not right_length or not all(0 <= i < n for i, n in zip(position, A.shape[1:], strict=False)):
-        what = "channel" if A.ndim == 2 else "channel or (channel, y, x)"
+def unit_position(A, layer, unit, N):
+    """The unit as a tuple of indices into one image's output; else as in `unit_values`."""
+    form = tuple(A.shape)
+    if len(form) < 2 or form[0] != N:
         raise InputError(
-            f"no unit {unit!r} in layer {layer!r}: give {what}, each less than {tuple(A.shape[1:])}"
+            f"layer {layer!r} puts out {form} for {N} images, which has no units of each image; "
+            "choose another layer"
+        )
+    what, lengths = UNITS.get(len(form), (f"{len(form) - 1} indices", (len(form) - 1,)))
+    position = _whole_numbers(unit)
+    in_range = all(0 <= i < n for i, n in zip(position, form[1:], strict=False))
+    if len(position) not in lengths or not in_range:
+        raise InputError(
+            f"no unit {unit!r} in layer {layer!r}: give {what}, each less than {form[1:]}"
         )
     return position
+
+
+def _whole_numbers(unit):
+    """A unit as a tuple of whole numbers; () where it is something else."""
+    parts = unit if isinstance(unit, tuple | list) else [unit]
+    if any(isinstance(part, bool) for part in parts):
+        return ()
+    try:
+        return tuple(map(operator.index, parts))
+    except TypeError:
+        return ()
 
 
 def backward(score, v, refusal, start=None, keep_graph=False):

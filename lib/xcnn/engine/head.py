@@ -16,6 +16,17 @@ from .contract import isolated, run
 from .layers import check_tensor, find_layer, hooked
 from .tape import Tape, tensors
 
+# Calls that ask for the form of a tensor. In a replay there are more images than in the first run.
+ASK_FOR_FORM = {
+    torch.Tensor.shape.__get__,
+    torch.Tensor.size,
+    torch.Tensor.stride,
+    torch.Tensor.__len__,
+    torch.Tensor.numel,
+    torch.Tensor.nelement,
+    torch.numel,
+}
+
 
 class Head:
     """A -> S: the scores that a network gives any maps A of a layer. What lies below does not run.
@@ -82,8 +93,9 @@ class _Recorder:
         """Forward hook of the layer. Its last run decides what lies below."""
         check_tensor(A, self.layer)
         self.paused = True  # the copies made here pass through the tape, too
+        memory = {}
         self.results_below = [
-            tree_map(lambda v: v.now() if isinstance(v, _Remembered) else v, result)
+            tree_map(lambda v: v.now(memory) if isinstance(v, _Remembered) else v, result)
             for result in self.results
         ]
         self.A = A.clone()
@@ -98,10 +110,22 @@ class _Remembered:
         self.tensor = weakref.ref(tensor)
         self.blank = tensor.new_zeros(()).expand(tensor.shape)  # costs the memory of one number
 
-    def now(self):
-        """A copy of the tensor as it is at this moment."""
+    def now(self, memory):
+        """A copy of the tensor as it is at this moment. Copies share memory as their originals do.
+
+        :param memory: address -> copy, of the memory that has been copied already
+        """
         tensor = self.tensor()
-        return self.blank if tensor is None else tensor.clone()
+        if tensor is None:
+            return self.blank
+        if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
+            return tensor.clone()  # its memory does not hold its values as they are
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if address not in memory:
+            memory[address] = storage.clone()
+        form = tensor.storage_offset(), tensor.shape, tensor.stride()
+        return tensor.new_empty(0).set_(memory[address], *form)
 
 
 class _Replay:
@@ -113,35 +137,52 @@ class _Replay:
         self.A = A
         self.answers = iter(results)
         self.layer_runs = layer_runs
-        self.lent = {}  # id of a remembered tensor that the network has now -> the tensor
+        # id of a tensor that the network has now -> that tensor, and the remembered one
+        self.lent = {}
 
     def __call__(self, func, args, kwargs):
         answer = next(self.answers, self._ABOVE)
-        if next(tensors([answer]), None) is not None:
-            return _in_tensors(self._lend, answer)
         if answer is self._ABOVE:
             self._protect(next(tensors([*args, *kwargs.values()]), None))
-        return func(*args, **kwargs)  # above the layer, or what returns numbers: a size, a type
+            self._protect(kwargs.get("out"))
+            return func(*args, **kwargs)
+        if func in ASK_FOR_FORM:
+            return func(*args, **kwargs)
+        return _in_tensors(self._lend, answer)
 
     def _lend(self, v):
         """A remembered tensor, repeated for each of the B maps."""
-        has_images = v.ndim > 1 and len(v) == 1  # a vector of length 1 has no dimension of images
-        v = v.expand(len(self.A), *v.shape[1:]) if has_images else v.expand_as(v)
-        self.lent[id(v)] = v
-        return v
+        lent = v.expand(len(self.A), *v.shape[1:]) if _has_images(v) else v.expand_as(v)
+        self.lent[id(lent)] = lent, v
+        return lent
 
-    def _protect(self, first):
+    def _protect(self, tensor):
         """An in-place call above the layer must not overwrite what is remembered: copy it first.
 
-        The network holds the tensor itself, so the copy has to take the place of its memory.
+        The network holds the tensor itself, so the copy has to take the place of its memory. What
+        else shares that memory gets the same copy: a change of one shows in the other.
         """
-        if id(first) in self.lent:
-            first.data = self.lent.pop(id(first)).clone()
+        if id(tensor) not in self.lent:
+            return
+        _, v = self.lent[id(tensor)]
+        memory = v.untyped_storage()
+        numbers = v.new_empty(0).set_(memory).repeat(len(self.A), 1)  # a row for each of the B maps
+        for key, (lent, v) in list(self.lent.items()):
+            if v.dtype == numbers.dtype and v.untyped_storage().data_ptr() == memory.data_ptr():
+                rows = (len(numbers), *v.shape[1:]), (numbers.shape[1], *v.stride()[1:])
+                form = rows if _has_images(v) else (v.shape, v.stride())
+                lent.data = numbers.as_strided(*form, v.storage_offset())
+                del self.lent[key]
 
     def layer_ran(self, *_):
         """Forward hook of the layer: its last run puts out A."""
         self.layer_runs -= 1
         return None if self.layer_runs else self.A
+
+
+def _has_images(v):
+    """Has a remembered tensor a dimension of images? A vector of length 1 has none."""
+    return v.ndim > 1 and len(v) == 1
 
 
 def _in_tensors(change, result):

@@ -9,6 +9,7 @@ import torch
 from ..errors import InputError, nearest
 from .contract import backward, isolated, run
 from .layouts import (
+    AsItIs,
     Axes,
     are_attention,
     layout_by_shape,
@@ -168,17 +169,32 @@ def layout_of(module, y, layer, x, layout=None):
             f"layer {layer!r} puts out {tuple(y.shape)}, not maps (N, C, h, w); "
             "choose another layer"
         )
-    order = None
-    if not may_attend(module) and not are_attention(y):
-        order = layout_by_shape(y.shape, *x.shape[2:])
-    if order is None:
-        order = _orders_by_trial(module, x, [layer]).get(layer)
+    order = _order_of(module, y, layer, x)
     if order is None:
         raise InputError(
             f"layer {layer!r} puts out {tuple(y.shape)}, which are not maps of the picture "
             "(attention weights, perhaps); choose another layer"
         )
     return Axes(order)
+
+
+def unit_layout(module, y, layer, x):
+    """The layout in which a unit of a layer's output y is (channel, y, x), where y is maps.
+
+    Arguments as in `layout_of`.
+
+    :return: `Axes`; `AsItIs` where y is something else
+    """
+    order = _order_of(module, y, layer, x) if y.ndim == 4 else None
+    return AsItIs() if order is None else Axes(order)
+
+
+def _order_of(module, y, layer, x):
+    """Where a layer's output (N, a, b, c) has its channels, rows and columns; None for no map."""
+    order = None
+    if not may_attend(module) and not are_attention(y):
+        order = layout_by_shape(y.shape, *x.shape[2:])
+    return order or _orders_by_trial(module, x, [layer])[layer]
 
 
 def _orders_by_trial(module, like, layers):
@@ -189,11 +205,12 @@ def _orders_by_trial(module, like, layers):
     :param like: (N, C, H, W), of the size, type and device of the pictures
     :param layers: names
     """
+    last = {}  # what each layer put out when it ran last, as `capture` takes it
     outputs = {layer: [] for layer in layers}
 
     def note(layer):
         def hook(_part, _inputs, output):
-            outputs[layer].append(output.detach().clone())
+            last[layer] = output.detach().clone()
 
         return hook
 
@@ -201,6 +218,8 @@ def _orders_by_trial(module, like, layers):
     with hooked(hooks), isolated(grad=False):
         for picture in trial_pictures(like).split(1):
             run(module, picture)
+            for layer in layers:
+                outputs[layer].append(last[layer])
     tell = layout_by_trial if may_attend(module) else layout_of_convolutions
     return {layer: tell(torch.cat(seen), *like.shape[2:]) for layer, seen in outputs.items()}
 
@@ -223,7 +242,7 @@ class MapRun:
     :param name: of the module
     :param size_in: (h, w) of its input
     :param shape: (C, h, w) of its output
-    :param idle: it has no weights, and returned values equal to its input
+    :param idle: it has no weights, and returned values equal to its input or to the picture
     """
 
     name: str
@@ -245,8 +264,8 @@ def spatial_layers(module, like):
 
     A block may change the size once, so maps of two sizes in it are allowed. More than two mean a
     container such as `features`, whose parts are offered instead. A module without weights that
-    returns a copy of its input is not offered, nor one that runs more than once. Where every block
-    ends in a global average, the parts of these blocks are offered.
+    returns a copy of its input, or the picture itself, is not offered, nor one that runs more than
+    once. Where every block ends in a global average, the parts of these blocks are offered.
 
     Noise runs through the network once, without gradients, so the answer is the same for all
     images of a size.
@@ -279,8 +298,9 @@ def _map_runs(module, like):
                 and inputs[0] is not output  # in place: the input is gone
                 and torch.equal(inputs[0], output)
             )
+            is_picture = output.shape == noise.shape and torch.equal(output, noise)
             has_weights = next(part.parameters(), None) is not None
-            idle = unchanged and not has_weights
+            idle = (unchanged or is_picture) and not has_weights
             runs.append(MapRun(name, tuple(inputs[0].shape), tuple(output.shape), idle))
 
         return hook

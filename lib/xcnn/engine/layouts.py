@@ -60,6 +60,15 @@ class Tokens:
         return torch.cat([before, A.flatten(2).mT], 1)
 
 
+@dataclass(frozen=True)
+class AsItIs:
+    """What is not a map."""
+
+    def maps(self, y):
+        """A layer's output, unchanged."""
+        return y
+
+
 def tokens(layout, y, layer):
     """`Tokens` of the caller's layout, checked against a layer's output.
 
@@ -154,7 +163,7 @@ def layout_by_trial(y, height, width):
     """
     if y.ndim != 4 or len(y) != 5 or are_attention(y):
         return None
-    change = (y[1:] - y[:1]).double().abs()
+    change = (y[1:] - y[:1]).cpu().double().abs()  # some devices have no float64
     if not change.any():  # a dead layer tells nothing, and its maps are all alike
         return CHANNELS_FIRST
     rows = _answers(change[0], change[1])
@@ -201,5 +210,5 @@ def _middle(change, dim):
 
 def are_attention(y):
     """Are these weights (.., T) that share 1 among T tokens?"""
-    sums = y.double().sum(-1)
+    sums = y.detach().cpu().double().sum(-1)
     return y.shape[-1] > 1 and bool((y >= 0).all() and ((sums - 1).abs() < 1e-3).all())

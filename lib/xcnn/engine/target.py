@@ -96,7 +96,8 @@ def target_scores(out, target, net, N):
 def target_values(out, target, net, N, score="logit"):
     """As `target_scores`; of a class with score="probability" its probability.
 
-    Scores are taken as float64 first: the probabilities of a confident network differ little.
+    Scores are taken as float64 first: the probabilities of a confident network differ little. That
+    is done on the CPU: some devices have no float64.
 
     >>> S = torch.tensor([[0.0, 0.0]])
     >>> xcnn.engine.target.target_values(S, 1, net, N=1, score="probability").item()
@@ -104,8 +105,8 @@ def target_values(out, target, net, N, score="logit"):
     """
     if score == "logit" or is_function(target) or isinstance(target, Contrast):
         return target_scores(out, target, net, N)
-    S = class_outputs(out, N)
-    p = net.probabilities(S.double())
+    S = class_outputs(out, N).cpu().double()
+    p = net.probabilities(S)
     return p.gather(1, class_indices(S, target, net.classes)[:, None])[:, 0]
 
 
@@ -358,5 +359,5 @@ def are_probabilities(S):
     """
     if S.shape[1] < 2:
         return False
-    S = S.detach().double()
+    S = S.detach().cpu().double()  # some devices have no float64
     return bool((S >= 0).all() and ((S.sum(1) - 1).abs() < LOOKS_LIKE_ONE).all())

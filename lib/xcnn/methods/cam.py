@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from ..engine.contract import isolated, run, to_image_size
 from ..engine.layers import find_layer, layer_name
+from ..engine.layouts import CHANNELS_FIRST, CHANNELS_LAST
 from ..engine.operations import KIND
 from ..engine.tape import Tape, bind, by_position, tensors
 from ..engine.target import target_scores
@@ -96,8 +97,9 @@ class HeadWatcher:
     def __call__(self, func, args, kwargs):
         self._note_maps(func, args, kwargs)
         result = func(*args, **kwargs)
-        if _is_global_average(self.maps, result):
-            self.A = self.maps.clone()
+        averaged = _averaged(self.maps, result)
+        if averaged is not None:
+            self.A = averaged.clone()
             self.W = torch.eye(self.A.shape[1], dtype=self.A.dtype, device=self.A.device)
             self.b = 0
         elif self.A is not None and func in (F.linear, F.conv2d, torch.conv2d):
@@ -123,13 +125,20 @@ class HeadWatcher:
         return _equal(S, a @ self.W.T + b, size=a.abs() @ self.W.abs().T)
 
 
-def _is_global_average(A, result):
-    """Is this result the means of maps A (N, C, h, w), whatever the call or calls that made it?"""
-    if A is None or not isinstance(result, torch.Tensor) or result.ndim < 2:
-        return False
-    if result.shape.numel() != A.shape[:2].numel():
-        return False
-    return _equal(result.flatten(1), A.mean((2, 3)), size=A.abs().mean((2, 3)))
+def _averaged(maps, result):
+    """The maps (N, C, h, w) of which a result is the means; None where it is not.
+
+    :param maps: the last maps, their channels first or last; None: there were none yet
+    :param result: of the call or calls that may have averaged them
+    """
+    if maps is None or not isinstance(result, torch.Tensor) or result.ndim < 2:
+        return None
+    for order in (CHANNELS_FIRST, CHANNELS_LAST):
+        A = maps.permute(0, *order)
+        same_number = result.shape.numel() == A.shape[:2].numel()
+        if same_number and _equal(result.flatten(1), A.mean((2, 3)), size=A.abs().mean((2, 3))):
+            return A
+    return None
 
 
 def _equal(values, wanted, size):

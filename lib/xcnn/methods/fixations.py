@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 from torch.overrides import resolve_name
 
-from ..engine.contract import isolated, one_question, run, unit_values
-from ..engine.layers import capture, layer_name
+from ..engine.contract import isolated, one_question, run, unit_position
+from ..engine.layers import capture, layer_name, unit_layout
 from ..engine.operations import (
     IN_OTHER_WORDS,
     KIND,
@@ -33,6 +32,7 @@ from ..engine.target import (
 )
 from ..errors import InputError
 from ..networks import ready
+from ..packages import imported
 from .fixation_calls import Call, calls
 from .fixation_rules import RULES, unknown
 
@@ -122,8 +122,8 @@ def find_fixations(net, x, target=None, layer=None, unit=None):
     >>> bool(on_the_clock.mean() > scene.mask("clock").mean())
     True
     """
-    net, x = ready(net, x)
     one_question(target, layer, unit)
+    net, x = ready(net, x)
     if layer is not None:
         layer = layer_name(net, layer)
     results = []
@@ -132,7 +132,7 @@ def find_fixations(net, x, target=None, layer=None, unit=None):
             question = _question(target, net, x, k) if layer is None else None
             record = Record(net.module, image, layer, question)
             if layer is not None:
-                start = _unit_index(record.end.y, layer, unit)
+                start = _unit_index(net.module, image, record.end.y, layer, unit)
             elif is_function(target) or isinstance(target, Contrast):
                 start = torch.zeros(1, dtype=torch.long, device=x.device)
             else:
@@ -207,7 +207,8 @@ def density(points, H, W, sigma=20 / 224):
     """
     marks = torch.zeros(H, W, dtype=torch.float64)
     marks[tuple(points.T.cpu())] = 1
-    blurred = gaussian_filter(marks.numpy(), sigma * min(H, W), mode="reflect")
+    ndimage = imported("scipy.ndimage", "a map of CNN Fixations")
+    blurred = ndimage.gaussian_filter(marks.numpy(), sigma * min(H, W), mode="reflect")
     return torch.from_numpy(blurred)
 
 
@@ -379,9 +380,10 @@ def _split_signs(signed):
     return torch.where(signed < 0, ~signed, signed), torch.where(signed < 0, -1, 1)
 
 
-def _unit_index(A, layer, unit):
-    """The index (1,) of an inner unit in the flattened output A of one image."""
-    value = unit_values(A, layer, unit)
-    named = torch.zeros_like(A, dtype=torch.bool)
-    named[(0, *unit) if isinstance(unit, tuple | list) else (0, unit)] = True
-    return ((A == value) & named).flatten().nonzero()[:1, 0]
+def _unit_index(module, image, y, layer, unit):
+    """The index (1,) of an inner unit in the flattened output y of a layer for one image."""
+    numbers = torch.arange(y.numel(), device=y.device).view_as(y)
+    layout = unit_layout(module, y, layer, image)
+    A, i = (layout.maps(v) for v in (y, numbers))
+    place = (0, *unit_position(A, layer, unit, N=1))
+    return i[place].flatten()[A[place].argmax()][None]

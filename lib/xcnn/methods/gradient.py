@@ -15,7 +15,7 @@ from ..engine.contract import (
     run,
     unit_values,
 )
-from ..engine.layers import capture, layer_name
+from ..engine.layers import capture, layer_name, unit_layout
 from ..engine.relu import ReLUBackward, ReLUInterceptor
 from ..engine.tape import Tape
 from ..engine.target import target_scores
@@ -34,8 +34,8 @@ def gradient(net, x, target=None, layer=None, unit=None):
     :param target: class index or name, one per image; None for each image's top class; `versus`; or
         a function of what the network returns
     :param layer, unit: instead of a target, an inner unit: (channel, y, x) of the layer's maps
-        (N, C, h, w), or a channel alone, which means the position in each image where this channel
-        is largest
+        (N, C, h, w), also where its channels lie last; or a channel alone, which means the position
+        in each image where this channel is largest; (token, channel) of tokens (N, T, C)
     :return: (N, C, H, W), same dtype as x
     :raises InputError: see `ready` and `target_scores`; unknown layer, a unit that is not in it
 
@@ -64,12 +64,16 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     one_question(target, layer, unit)
     plain = layer is None and not any(rules)
     net, x = ready(net, x, GRADIENT if plain else INSIDE)
+    layer = layer_name(net, layer) if layer is not None else None
     relu_backward = ReLUBackward()
     relus = ReLUInterceptor(relu_backward.watch)
     with isolated(grad=True):
         x = x.clone().requires_grad_()
         with Tape(relus) if any(rules) else contextlib.nullcontext():
-            score = _score(net, x, target, layer, unit)
+            score = _score(net, x, target) if layer is None else _output(net, x, layer)
+        if layer is not None:
+            layout = unit_layout(net.module, score, layer, x)
+            score = unit_values(layout.maps(score), layer, unit, len(x))
         if any(rules):
             relus.count += relu_backward.watch_unseen(score, net.name)
         maps = []
@@ -81,11 +85,13 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     return maps
 
 
-def _score(net, x, target, layer, unit):
-    """The class score, or the value of the inner unit, (N,), from one forward pass."""
-    if layer is None:
-        return target_scores(run(net.module, x), target, net, len(x))
-    layer = layer_name(net, layer)
+def _score(net, x, target):
+    """The class score (N,), from one forward pass."""
+    return target_scores(run(net.module, x), target, net, len(x))
+
+
+def _output(net, x, layer):
+    """What a layer puts out in one forward pass."""
     with capture(net.module, layer, cut=False) as seen:
         run(net.module, x)
-    return unit_values(seen[0], layer, unit)
+    return seen[0]

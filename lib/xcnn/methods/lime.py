@@ -5,12 +5,12 @@ with some superpixels hidden, go through the network. A linear model learns the 
 superpixels were shown. Its weights are the explanation.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from skimage.segmentation import slic
-from sklearn.linear_model import Ridge
+import torch.nn.functional as F
 
 from ..engine import wrappers
 from ..engine.contract import isolated, run
@@ -19,12 +19,15 @@ from ..engine.progress import progress, timed
 from ..engine.target import one_by_one, target_values
 from ..errors import InputError, one_of
 from ..networks import ready
+from ..packages import imported
 
 HIDDEN = ("mean", "grey", "black")
 GREY = {"grey": 0.5, "black": 0}  # what a hidden pixel shows, from 0 (black) to 1 (white)
 SCORES = ("probability", "logit")
 MAX_BATCH_PIXELS = 64 * 224**2  # in the copies that go through the network at once
+MAX_CUT_PIXELS = 2**20  # of a picture that SLIC cuts: it takes 60 bytes and 5 microseconds for each
 MAX_SEED = 2**32 - 1  # NumPy takes no larger one
+SLACK = 0.01  # of white: what rounding may add to a colour
 
 
 @dataclass
@@ -81,8 +84,9 @@ def lime(
     :param x: (N, C, H, W) float
     :param target: class index or name, one per image; None for each image's top class; `versus`; or
         a function of what the network returns
-    :param segments: how many superpixels, roughly; or your own: (H, W) or (N, H, W) integers, one
-        value per superpixel
+    :param segments: how many superpixels, roughly, found in a reduced copy of a picture that has
+        more than a million pixels; or your own: (H, W) or (N, H, W) integers, one value per
+        superpixel
     :param samples: how many copies of the picture are scored, the whole one among them
     :param hidden: what a hidden superpixel shows: its own "mean" colour, "grey" or "black"
     :param score: what the surrogate learns of a class: its "probability", or its "logit". What
@@ -180,20 +184,30 @@ def _altered(net, image, cut, z, hidden, batch):
     """Batches of copies of an image (C, H, W), in which the superpixels not in z are hidden."""
     z = torch.from_numpy(z).to(image.device)
     superpixel = torch.from_numpy(cut).to(image.device)
-    blank = _blank(net, image, cut, hidden)
+    colours = _hidden_colours(net, image, cut, hidden)
     pixels = superpixel.numel()
     for rows in z.split(min(batch, max(1, MAX_BATCH_PIXELS // pixels))):
-        shown = rows[:, superpixel][:, None]
-        yield torch.where(shown, image, blank)
+        shown = rows[:, superpixel]
+        # Channel by channel, and in the memory that `run_many` wants: of a large picture a second
+        # copy would count.
+        size = (len(rows), *image.shape)
+        pictures = torch.empty(
+            size, dtype=image.dtype, device=image.device, memory_format=torch.channels_last
+        )
+        for c, values in enumerate(image):
+            pictures[:, c] = torch.where(shown, values, colours[c][superpixel])
+        yield pictures
 
 
 def _values(net, pictures, target, score, done):
     """The target's value for batches of pictures, as one array of float64."""
     values = []
     for batch in pictures:
+        count = len(batch)
         out = run_many(net.module, batch)
-        values.append(target_values(out, target, net, len(batch), score).cpu().double())
-        done(len(batch))
+        del batch  # before the next ones are made
+        values.append(target_values(out, target, net, count, score).cpu().double())
+        done(count)
     return torch.cat(values).numpy()
 
 
@@ -203,7 +217,8 @@ def superpixels(picture, n):
     :param picture: (H, W, 3) in [0, 1]
     :return: (H, W) int, from 0 on
     """
-    return slic(picture, n, sigma=1, start_label=0)
+    segmentation = imported("skimage.segmentation", "cutting a picture (segments= takes your own)")
+    return segmentation.slic(picture, n, sigma=1, start_label=0)
 
 
 def fit(z, f, pi, alpha):
@@ -211,8 +226,9 @@ def fit(z, f, pi, alpha):
 
     :return: weights w, intercept b and the weighted R^2
     """
+    linear_model = imported("sklearn.linear_model", "LIME")
     # Scores are counted from the whole picture's. So a score that never changes gives exactly 0.
-    model = Ridge(alpha).fit(z.astype(float), f - f[0], pi)
+    model = linear_model.Ridge(alpha).fit(z.astype(float), f - f[0], pi)
     w = model.coef_
     b = float(model.intercept_ + f[0])
     variance = pi @ (f - np.average(f, weights=pi)) ** 2
@@ -225,8 +241,19 @@ def _cuts(net, x, segments):
     if np.ndim(segments):
         cuts = _own_cuts(np.asarray(segments), x)
     else:
-        cuts = [superpixels(picture, segments) for picture in net.picture(x)]
-    return [np.unique(cut, return_inverse=True)[1].reshape(cut.shape) for cut in cuts]
+        cuts = [_cut(net, image, segments) for image in x]
+    return [np.searchsorted(np.unique(cut), cut) for cut in cuts]
+
+
+def _cut(net, image, n):
+    """The superpixels of an image (C, H, W), about n: (H, W). SLIC sees a reduced large picture."""
+    H, W = image.shape[1:]
+    step = math.ceil(math.sqrt(H * W / MAX_CUT_PIXELS))
+    if step > 1:
+        image = image.to(torch.promote_types(image.dtype, torch.float32))
+        image = F.avg_pool2d(image, step, ceil_mode=True)
+    cut = superpixels(_shown(net, image), n)
+    return cut.repeat(step, 0).repeat(step, 1)[:H, :W]
 
 
 def _own_cuts(segments, x):
@@ -241,12 +268,25 @@ def _own_cuts(segments, x):
     return np.broadcast_to(segments, for_each)
 
 
-def _blank(net, image, cut, hidden):
-    """The image (C, H, W) with every superpixel hidden."""
-    if hidden != "mean":
-        return net.normalise(GREY[hidden]).to(image).expand_as(image)
-    superpixel = torch.from_numpy(cut).to(image.device).flatten()
+def _shown(net, image):
+    """An image (C, H, W) as a picture (H, W, 3), for the eye of SLIC.
+
+    Where x was not normalised as the net is, its colours leave [0, 1], and the picture would be
+    white: there they are scaled.
+    """
+    black, white = (net.normalise(grey).to(image) for grey in (0, 1))
+    colours = (image - black) / (white - black)
+    low, high = colours.min(), colours.max()
+    if low < -SLACK or high > 1 + SLACK:
+        image = black + (white - black) * (colours - low) / (high - low)
+    return net.picture(image[None])[0]
+
+
+def _hidden_colours(net, image, cut, hidden):
+    """What each hidden superpixel shows, (C, n)."""
     pixels = np.bincount(cut.ravel())
-    total = image.new_zeros(len(image), len(pixels)).index_add_(1, superpixel, image.flatten(1))
-    mean = total / torch.from_numpy(pixels).to(image)
-    return mean[:, superpixel].view_as(image)
+    if hidden != "mean":
+        return net.normalise(GREY[hidden]).view(-1, 1).to(image).expand(-1, len(pixels))
+    channels = image.to(torch.promote_types(image.dtype, torch.float32)).cpu().numpy()
+    means = [np.bincount(cut.ravel(), values.ravel()) / pixels for values in channels]
+    return torch.from_numpy(np.stack(means)).to(image)

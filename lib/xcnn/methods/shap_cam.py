@@ -249,9 +249,8 @@ class Game:
         self.P = self.h * self.w
         self.A = A[0].flatten(1).T
         self.base = self.A.mean(0) if baseline == "mean" else torch.zeros_like(self.A[0])
-        returns_scores = isinstance(head.S, torch.Tensor) and head.S.ndim == 2
-        if returns_scores and not self._make_position_table():
-            self._make_linear_table()
+        if isinstance(head.S, torch.Tensor) and head.S.ndim == 2:
+            self._make_tables()
 
     def __call__(self, S):
         """By the quickest way there is."""
@@ -266,11 +265,12 @@ class Game:
     def value(self, out, B):
         """What is asked of the scores (B, K), or of whatever else the head returns: (B,) float64.
 
-        A function of the caller's sees what the network would return.
+        On the CPU: some devices have no float64. A function of the caller's sees what the network
+        would return.
         """
         if isinstance(out, torch.Tensor) and not is_function(self.c):
-            out = out.double()
-        return target_values(out, self.c, self.net, B, self.score).double()
+            out = out.cpu().double()
+        return target_values(out, self.c, self.net, B, self.score).cpu().double()
 
     def is_affine(self):
         """Is the value affine in the scores, so that each position adds what it adds alone?"""
@@ -322,6 +322,19 @@ class Game:
     def _from_linear_table(self, S):
         return self.above(self.d + S.to(self.D) @ self.D)
 
+    def _make_tables(self):
+        """The table of the whole head, else that of its first fully connected layer, if any holds.
+
+        Two halves of the players tell in four runs of the head which one cannot hold.
+        """
+        generator = torch.Generator().manual_seed(0)
+        half = torch.rand(1, self.P, generator=generator) < 0.5
+        coalitions = torch.cat([half, ~half, _nobody_and_all(self.P)])
+        scores, _, h = self._with_first_linear(coalitions)
+        has_table = _adds_up(*scores) and self._make_position_table()
+        if not has_table and h is not None and h.ndim == 2 and _adds_up(*h):
+            self._make_linear_table()
+
     def _make_position_table(self):
         """L_i = (g(A_i) - g(base)) / P; g is the head's answer to a map of one position.
 
@@ -329,7 +342,7 @@ class Game:
         """
         pixels = torch.cat([self.A, self.base[None]])[:, :, None, None]
         try:
-            g = self._head_of(pixels).double()
+            g = self._head_of(pixels).cpu().double()
         except (RuntimeError, InputError):  # the head wants maps of its own size
             return False
         self.L = (g[:-1] - g[-1]) / self.P
@@ -346,13 +359,8 @@ class Game:
         """
         if self.P * self.A.numel() > 4 * MAX_BATCH_NUMBERS:  # all positions alone, at once
             return
-        generator = torch.Generator().manual_seed(0)
-        half = torch.rand(1, self.P, generator=generator) < 0.5
-        _, h = self._first_linear_output(torch.cat([half, ~half, _nobody_and_all(self.P)]))
-        if h is None or h.ndim != 2 or not _adds_up(*h):
-            return
         each_alone_then_nobody = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0
-        name, h = self._first_linear_output(each_alone_then_nobody)
+        _, name, h = self._with_first_linear(each_alone_then_nobody)
         self.above = Head(self.head.module, self.head.x, name)
         self.D = h[:-1] - h[-1]
         self.d = h[-1]
@@ -360,10 +368,10 @@ class Game:
             self.D = None
             self.d = None
 
-    def _first_linear_output(self, S):
-        """Name and output of the first fully connected layer above, for coalitions (B, P).
+    def _with_first_linear(self, S):
+        """The scores of coalitions (B, P), with name and output of the first linear layer above.
 
-        (None, None) where there is no such layer.
+        Name and output are None where there is no such layer.
         """
         outputs = []
         layer_has_run = []
@@ -386,8 +394,8 @@ class Game:
             if isinstance(part, torch.nn.Linear)
         ]
         with hooked([(self.head.layer, note_layer), *linear]):
-            self._from_maps(S)
-        return outputs[0] if outputs else (None, None)
+            scores = self._from_maps(S)
+        return scores, *(outputs[0] if outputs else (None, None))
 
     def _gives_the_same(self, table, way, dtype):
         """Does a table give what another way gives for nobody, for all, and for some coalitions?
@@ -401,8 +409,8 @@ class Game:
         S = share < torch.rand(draws, 1, generator=generator)
         S = torch.cat([S, _nobody_and_all(self.P)])
         with isolated(grad=False):
-            scores = table(S).double()
-            wanted = way(S).double()
+            scores = table(S).cpu().double()
+            wanted = way(S).cpu().double()
         eps = torch.finfo(dtype).eps
         # Errors grow with the differences between coalitions and with the scores themselves.
         span = (wanted - wanted[:1]).abs().max()
