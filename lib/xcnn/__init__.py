@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors
+    from .checkup import doctor
     from .engine.target import versus
     from .errors import InputError
     from .evaluate import energy_concentration
@@ -31,6 +32,7 @@ _HOMES = {
     "InputError": "errors",
     "Network": "networks",
     "available": "loading",
+    "doctor": "checkup",
     "energy_concentration": "evaluate",
     "explore": "explorer",
     "load": "loading",
@@ -57,9 +59,11 @@ def _module(name):
     try:
         return importlib.import_module(f".{name}", __name__)
     except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{name}":
-            raise  # the module is there, and needs something that is not installed
-        return None
+        if error.name == f"{__name__}.{name}":
+            return None
+        from .packages import missing
+
+        raise ModuleNotFoundError(missing(error.name, f"xcnn.{name}", error)) from error
 
 
 def _method(name):

@@ -1,4 +1,4 @@
-"""`python -m xcnn explain IMAGE`, `study` and `scenes`: the library from the command line."""
+"""`python -m xcnn explain IMAGE`, `doctor`, `study` and `scenes`: the command line."""
 
 import argparse
 import inspect
@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from . import photos, report, scenes, show, similar, study
+from .checkup import doctor
 from .engine.target import versus
 from .errors import InputError, one_of
 from .loading import SMALL, load
@@ -54,6 +55,28 @@ def explain(args):
         R = method(net, x, target, **options)
         _save(show.overlay(net.picture(x)[0], R[0]), out)
     print(f"wrote {out}")
+
+
+def examine(args):
+    """Print why a map may look wrong: the usual reasons, each tried.
+
+    :param args: the command line, parsed
+    :return: 1 where something is wrong, else 0
+    :raises InputError: a picture that cannot be opened, unknown names
+
+    >>> xcnn.__main__.main(["doctor", "--network", "resnet_s", "--layer", "layer1"])
+    ok ...
+    look       layer           layer1 puts out 24 maps of 32 x 32, and is not the last such layer
+    ...
+    0
+    """
+    image = photos.read(args.image) if args.image else scenes.render(0).image
+    net = load(args.network)
+    checkup = doctor(net, net.preprocess(image), _target(args.target), args.method, args.layer)
+    print(checkup)
+    count = len(checkup.problems)
+    print(f"{count} of {len(checkup)} to look at" if count else f"all {len(checkup)} are ok")
+    return int(any(finding.verdict == "wrong" for finding in checkup))
 
 
 def _question(args, net):
@@ -264,6 +287,18 @@ def _add_explain_parser(commands):
     parser.set_defaults(run=explain)
 
 
+def _add_doctor_parser(commands):
+    parser = commands.add_parser(
+        "doctor", help="why does a map look wrong? the usual reasons, each tried"
+    )
+    parser.add_argument("image", nargs="?", help="a picture file; default: a drawn scene")
+    parser.add_argument("--method", default="grad_cam", help=", ".join(METHODS))
+    parser.add_argument("--network", default="resnet_s", help="as for explain")
+    parser.add_argument("--target", help="class index or name; default: the top class")
+    parser.add_argument("--layer", help="default: the last spatial layer")
+    parser.set_defaults(run=examine)
+
+
 def _add_study_parser(commands):
     parser = commands.add_parser(
         "study", help="measure where the energy of all methods lies; goes on where it stopped"
@@ -318,7 +353,7 @@ def main(argv=None):
     """Run a command. What the caller can put right is said in one line on stderr.
 
     :param argv: the words after `python -m xcnn`; None: those of this process
-    :return: exit code: 0, or 2 where something is wrong
+    :return: exit code: 0; 1 where the doctor finds something wrong; 2 where the command cannot run
 
     >>> xcnn.__main__.main(["explain", "nowhere.png"])  # xcnn: cannot open nowhere.png: ...
     2
@@ -326,15 +361,15 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m xcnn", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_explain_parser(commands)
+    _add_doctor_parser(commands)
     _add_study_parser(commands)
     _add_scenes_parser(commands)
     args = parser.parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except InputError as error:
         print(f"xcnn: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

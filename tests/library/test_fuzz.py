@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -140,6 +141,8 @@ EXPLAIN_OPTIONS = {
     "--target": st.sampled_from(TARGETS) | text,
     "--layer": st.sampled_from(LAYERS) | text,
     "--unit": st.sampled_from(["0", "3,2,1", "1,2", "-1", "1e3", "9" * 30, ","]) | text,
+    "--versus": st.sampled_from([*TARGETS, "all", "ALL"]) | text,
+    "--similar": st.sampled_from(["album", "empty", "nowhere", "scene.png", "", "é" * 300]),
     "--out": st.sampled_from(["map.png", "map", ".", "a/b.png", "é" * 200 + ".png", "map.jpg"]),
 }
 
@@ -157,12 +160,36 @@ def some_of(data, options):
 @given(st.data())
 def test_explain_with_any_options(data):
     scenes.render(0).image.save("scene.png")
+    for folder in "album", "empty":
+        Path(folder).mkdir(exist_ok=True)
+    scenes.render(1).image.save("album/other.png")
+    Path("album/broken.png").write_bytes(b"no picture")
     argv = some_of(data, EXPLAIN_OPTIONS)
     code, out, err = command("explain", "scene.png", *argv)
-    if answers(code, err):
+    if answers(code, without_bar(err)):
         written = Path(out[-1].removeprefix("wrote "))
-        assert Image.open(written).size == (512, 512)
+        size = Image.open(written).size
+        assert size == (512, 512) or any(option.startswith("--similar=album") for option in argv)
         written.unlink()
+
+
+DOCTOR_OPTIONS = {
+    name: EXPLAIN_OPTIONS[name] for name in ("--method", "--network", "--target", "--layer")
+}
+
+
+@examples(15)
+@given(st.data(), st.sampled_from([None, "scene.png", "nowhere.png", "text.png", "dot.png", ""]))
+def test_doctor_with_any_options(data, picture):
+    scenes.render(0).image.save("scene.png")
+    Image.new("L", (1, 1)).save("dot.png")
+    Path("text.png").write_text("no picture")
+    argv = [*some_of(data, DOCTOR_OPTIONS), *([] if picture is None else ["--", picture])]
+    code, out, err = command("doctor", *argv)
+    if code == 1 or answers(code, err):
+        verdicts = {line.split("  ")[0] for line in out[:-1] if not line.startswith(" ")}
+        assert verdicts <= {"ok", "look", "wrong", "not tried"}
+        assert (code == 1) == ("wrong" in verdicts)
 
 
 @pytest.mark.parametrize("method", ["gradient", "deconvnet", "guided_backprop", "cnn_fixations"])
@@ -197,9 +224,8 @@ STUDY_OPTIONS = {
 
 def without_bar(lines):
     """Lines of stderr without those of the bar that shows progress."""
-    return [
-        line for line in lines if line.strip() and "record/s" not in line and "?record" not in line
-    ]
+    bars = re.compile(r"\d+/\d+ \[|\?(record|picture)|(record|picture)/s|s/(record|picture)")
+    return [line for line in lines if line.strip() and not bars.search(line)]
 
 
 @examples(10)
@@ -215,6 +241,32 @@ def test_study_with_any_options(data):
             frame = report.read(out[-1].split()[-1])
             assert report.table(frame).records.sum() == (frame.status == "ok").sum() > 0
             assert not frame.duplicated(list(study.KEY)).any()
+
+
+FILES = ["instances.json", "instances_b.json", "broken.json", "nowhere.json", "../sub", "", "."]
+FOLDER_OPTIONS = {
+    "--annotations": st.sampled_from(FILES) | text,
+    "--classes": st.sampled_from(CLASSES) | text,
+    "--images": numbers,
+    "--seed": numbers,
+}
+
+
+@examples(10)
+@given(st.data(), st.booleans())
+def test_study_of_a_folder_with_any_options(data, largest):
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        annotations = Path(folder) / "made" / "annotations"
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar
+            whole = scenes.write(annotations.parent, 2, seed=10, count=2).read_bytes()
+        (annotations / "instances_b.json").write_bytes(whole)
+        (annotations / "broken.json").write_bytes(whole[:-9])
+        argv = ["study", annotations.parent, *QUICK, *some_of(data, FOLDER_OPTIONS)]
+        argv += ["--largest"] * largest + [f"--out={folder}/out"]
+        code, out, err = command(*argv)
+        if answers(code, without_bar(err)):
+            frame = report.read(out[-1].split()[-1])
+            assert (frame.status == "ok").any()
 
 
 def test_a_study_that_has_no_result_says_why():

@@ -120,7 +120,15 @@ def test_a_check_sees_what_lacks_air(check, source, lines):
 # ---- imports: what a module needs stands below it
 
 # Everything else in the library stands between engine and methods.
-RANKS = {"errors": 0, "engine": 1, "methods": 3, "similar": 4, "study": 4}
+RANKS = {
+    "errors": 0,
+    "engine": 1,
+    "methods": 3,
+    "checkup": 4,
+    "similar": 4,
+    "similar_sheet": 4,
+    "study": 4,
+}
 MIDDLE = 2
 FACE = 5  # `xcnn` itself and the command line see all
 

@@ -291,6 +291,26 @@ def test_similar_pictures_on_one_sheet(scene, tmp_path, capsys, offline):
     assert len(list(album.iterdir())) == 7, "the folder of photographs is left alone"
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        ([], 0, "all 17 are ok"),
+        (["--method", "guided_backprop"], 0, "all 17 are ok"),
+        (["--layer", "layer1"], 0, "1 of 17 to look at"),
+        (["--layer", "layer7"], 1, "did you mean 'layer3'"),
+        (["--target", "clok"], 1, "did you mean 'clock'"),
+    ],
+)
+def test_doctor(options, code, says, scene, capsys, offline):
+    assert main(["doctor", str(scene), *options]) == code
+    assert says in capsys.readouterr().out
+
+
+def test_doctor_without_a_picture(capsys, offline):
+    assert main(["doctor"]) == 0
+    assert "all 17 are ok" in capsys.readouterr().out
+
+
 def test_study_with_one_of_two_annotation_files(tmp_path, capsys):
     folder = tmp_path / "coco"
     scenes.write(folder, 2, seed=10, count=2)

@@ -129,7 +129,7 @@ class ReLUBackward:
         """
         found = 0
         doubtful = set()
-        for node in _nodes_below(score.grad_fn):
+        for node in nodes_below(score.grad_fn):
             if WATCHED in node.metadata:
                 continue
             if _is_relu(node):
@@ -148,7 +148,7 @@ class ReLUBackward:
         return found
 
 
-def _nodes_below(node):
+def nodes_below(node):
     """A node of autograd's graph and all that it depends on."""
     seen = set()
     to_visit = [node] if node is not None else []
