@@ -295,7 +295,7 @@ def test_similar_pictures_on_one_sheet(scene, tmp_path, capsys, offline):
     ("options", "code", "says"),
     [
         ([], 0, "all 17 are ok"),
-        (["--method", "guided_backprop"], 0, "all 17 are ok"),
+        (["--method", "guided_backprop"], 0, "1 of 17 to look at"),
         (["--layer", "layer1"], 0, "1 of 17 to look at"),
         (["--layer", "layer7"], 1, "did you mean 'layer3'"),
         (["--target", "clok"], 1, "did you mean 'clock'"),
