@@ -47,6 +47,8 @@ class Finding:
 class Checkup(list):
     """All findings, in the order of the steps. Printed, a line each and the remedies below.
 
+    :param iterable: of `Finding`
+
     >>> len(xcnn.doctor(net, x))
     17
     """
