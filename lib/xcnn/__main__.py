@@ -75,7 +75,9 @@ def examine(args):
     checkup = doctor(net, net.preprocess(image), _target(args.target), args.method, args.layer)
     print(checkup)
     count = len(checkup.problems)
-    print(f"{count} of {len(checkup)} to look at" if count else f"all {len(checkup)} are ok")
+    untried = sum(finding.verdict == "not tried" for finding in checkup)
+    answer = f"{count} of {len(checkup)} to look at" if count else f"all {len(checkup)} are ok"
+    print(f"{answer}, {untried} not tried" if untried else answer)
     return int(any(finding.verdict == "wrong" for finding in checkup))
 
 

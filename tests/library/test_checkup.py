@@ -426,7 +426,10 @@ def test_a_contrast_as_target():
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda module: module])
 def test_a_bare_module(wrap):
     net, x = healthy()
-    assert xcnn.doctor(wrap(net.module), x).problems == []
+    checkup = xcnn.doctor(wrap(net.module), x)
+    assert checkup.problems == []
+    untried = [finding.step for finding in checkup if finding.verdict == "not tried"]
+    assert untried == ["normalisation", "size"]
 
 
 def test_several_images():

@@ -67,11 +67,11 @@ class Checkup(list):
 
 
 def doctor(net, x, target=None, method="grad_cam", layer=None):
-    """Why does a map look wrong? The usual reasons, each tried, with what to do about it.
+    """Why does a map look wrong? The usual reasons, with what to do about each.
 
     Looked at are the network (its mode, weights, scores, ReLUs), the images (normalisation, size),
     the question (the class) and the map: whether it is 0, and whether it changes with the class,
-    the weights and the picture. That takes ten maps of the method, or fewer.
+    the weights and the picture. That takes about ten maps of the method.
 
     :param net: `Network` or nn.Module, in any mode; it stays as it is
     :param x: (N, C, H, W); of several images the first is looked at
@@ -109,5 +109,5 @@ def _tried(name, step, patient):
         says, remedy = what_and_remedy(error)
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         says = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        remedy = "call the network with x by itself, and mend that"
+        remedy = "call the network with x by itself; where that works, please report this"
     return Finding(name, WRONG, says, remedy), False

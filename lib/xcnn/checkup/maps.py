@@ -16,7 +16,7 @@ from ..engine.relu import nodes_below
 from ..engine.target import target_scores
 from ..errors import InputError
 from ..methods import METHODS
-from .patient import LOOK, OK, WRONG
+from .patient import LOOK, NOT_TRIED, OK, WRONG
 
 FEW_POSITIONS = 16
 MOSTLY_DEAD = 0.95  # part of the channels
@@ -162,7 +162,7 @@ def _is_flat(R):
 def other_class(patient):
     """Does the map change with the class?"""
     if not patient.is_asked_of_classes or _is_flat(patient.R):
-        return OK, "not tried: there is nothing to compare"
+        return NOT_TRIED, "there is nothing to compare"
     ranked = patient.scores[0].argsort(descending=True).tolist()
     rival = next(c for c in ranked if c != patient.asked_class)
     Q = patient.map(target=rival)
@@ -187,7 +187,7 @@ def other_weights(patient):
 
     count = len(sanity.weighted_layers(patient.net.module))
     if not count or _is_flat(patient.R):
-        return OK, "not tried: there is nothing to compare"
+        return NOT_TRIED, "there is nothing to compare"
     likenesses = []
     for seed in range(SHUFFLES):
         Q = patient.map(net=sanity.randomised(patient.net, count, seed))
@@ -201,9 +201,9 @@ def other_weights(patient):
 
 
 def peak(patient):
-    """Does the peak stay at the same place of the edge whatever the picture? Padding does that."""
+    """Does the peak stay at the edge whatever the picture? Padding and strides can do that."""
     if _is_flat(patient.R):
-        return OK, "not tried: the map is flat"
+        return NOT_TRIED, "the map is flat"
     generator = torch.Generator().manual_seed(0)
     shape = (NOISE_PICTURES, *patient.x.shape[1:])
     noise = patient.net.normalise(torch.rand(shape, generator=generator)).to(patient.x)
@@ -218,8 +218,8 @@ def peak(patient):
     if len(others) > 1 and (is_there or in_corners):
         return (
             LOOK,
-            "it is at the edge for a blank picture and for noise, too: padding makes it",
-            "take an earlier layer or a method that is not of maps, and distrust this map's edge",
+            "it is at the edge for a blank picture and for noise, too: padding or strides, perhaps",
+            "distrust the edge of this map, and compare with an earlier layer or another method",
         )
     return OK, "at the edge, and elsewhere for noise or a blank picture"
 

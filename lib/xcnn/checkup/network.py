@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from ..engine.contract import check, isolated, run
 from ..engine.target import are_probabilities, target_scores
 from ..errors import InputError
-from .patient import LOOK, OK, WRONG, what_and_remedy
+from .patient import LOOK, NOT_TRIED, OK, WRONG, what_and_remedy
 
 # Normalised pixels stay below 3 with ImageNet's numbers, and below 10 with any in use.
 UNSCALED = 20
@@ -76,7 +76,10 @@ def normalisation(patient):
     if x.min() == x.max():
         return LOOK, "the picture has one colour", "look at net.picture(x)"
     if patient.is_bare:
-        return OK, "not known for a bare module: xcnn.Network(model, mean=..., std=...) tells it"
+        return (
+            NOT_TRIED,
+            "not known for a bare module: xcnn.Network(model, mean=..., std=...) tells it",
+        )
     mean, std = (torch.tensor(v).view(-1, 1, 1).to(x) for v in (patient.net.mean, patient.net.std))
     pixels = x * std + mean
     low, high = pixels.min().item(), pixels.max().item()
@@ -97,7 +100,10 @@ def size(patient):
     side = patient.net.size
     height, width = patient.x.shape[2:]
     if patient.is_bare:
-        return OK, f"{height} x {width}; what it was trained on is not known for a bare module"
+        return (
+            NOT_TRIED,
+            f"{height} x {width}; what it was trained on is not known for a bare module",
+        )
     seen = f"{height} x {width}, and the network was trained on {side} x {side}"
     advice = "make x by net.preprocess(image)"
     if min(height, width) > LARGE * side:
@@ -159,13 +165,13 @@ def training(patient):
     """Has the network learned anything, and are its classes named rightly?"""
     S = patient.scores
     if S is None:
-        return OK, "not asked of a function"
+        return NOT_TRIED, "not told by the values of a function"
     K = S.shape[1]
     classes = patient.net.classes
     if len(classes) and len(classes) != K:
         return WRONG, f"{len(classes)} class names for {K} scores", "give the network its own names"
     if K == 1 or patient.net.activation_of(S) != "softmax":
-        return OK, "not told by these scores"
+        return NOT_TRIED, "not told by these scores"
     p = S.softmax(1)
     entropy = -(p * p.clamp(min=1e-300).log()).sum().item()
     if entropy > NEARLY_LOG_K * math.log(K):
@@ -181,7 +187,7 @@ def question(patient):
     """Is the class one that the network sees?"""
     c = patient.asked_class
     if c is None or patient.scores.shape[1] == 1:
-        return OK, "not a choice between classes"
+        return NOT_TRIED, "not a choice between classes"
     S = patient.scores[0]
     p = patient.net.probabilities(S[None])[0, c].item()
     rank = int((S > S[c]).sum()) + 1
