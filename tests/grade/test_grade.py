@@ -1,6 +1,7 @@
 """Grading: every kind of submission gets its score and status, and none reaches out of its room."""
 
 import ast
+import contextlib
 import html
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -37,6 +39,7 @@ from tools.book import derive_coursework
 GIGABYTES = 1  # that a notebook has; the attacks on memory are twice as large
 LIMITS = ["--memory", str(GIGABYTES), "--timeout", "20", "--cell-timeout", "6", "--clock", "100"]
 MAX_PARENT_KILOBYTES = 300_000
+SO_SNDBUFFORCE = 32  # of Linux; Python has no name for it
 # Grades with a word in the environment and a key in the session that no notebook may read.
 PROGRAM = """
 import ctypes, os, resource, sys
@@ -156,6 +159,61 @@ def test_attacks(kind, graded, public):
         check(rows, name, *attack[1:])
     check(rows, "zz_honest", 5, 5, ("ok",), "")
     assert secret.read_text() == "the grader's own"
+
+
+@contextlib.contextmanager
+def on_and_off(take):
+    """While we are inside, another thread takes memory (as a context manager) and gives it back."""
+    over = threading.Event()
+
+    def go_on():
+        while not over.wait(1):
+            with take():
+                over.wait(2)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@contextlib.contextmanager
+def memory_file():
+    """More memory than a notebook has, in a file that belongs to no process."""
+    number = os.memfd_create("of another program")
+    os.posix_fallocate(number, 0, 3 * GIGABYTES * 2**29)
+    yield
+    os.close(number)
+
+
+@contextlib.contextmanager
+def buffers_of_sockets():
+    """The same in the buffers of sockets. Only root may have such large ones."""
+    size = 32 * 2**20
+    pairs = [socket.socketpair() for _ in range(3 * GIGABYTES * 2**29 // size)]
+    for sender, _ in pairs:
+        sender.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, size)
+        sender.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sender.send(bytes(2**20))
+    yield
+    for ends in pairs:
+        for end in ends:
+            end.close()
+
+
+@pytest.mark.parametrize("take", [memory_file, buffers_of_sockets])
+def test_the_memory_of_another_program_costs_no_points(graded, take):
+    """A machine has other users. Two graders at a time took each other's attacks for theirs."""
+    if take is buffers_of_sockets and os.geteuid() != 0:
+        pytest.skip("only root may have such large buffers")
+    patient = answered(step="import time\ntime.sleep(8)\n\n\ndef step(z):\n    return z > 0")
+    with on_and_off(take):
+        rows, _ = graded({"a": patient, "b": patient})
+    for name in ("a", "b"):
+        check(rows, name, 5, 5, ("ok",), "")
 
 
 def test_broken_files(graded):

@@ -4,18 +4,23 @@ The watch runs in the grader's parent process, which reads nothing that a notebo
 message can hold it up.
 """
 
+import contextlib
+import math
 import os
 import time
 from pathlib import Path
 
 import psutil
 
+from . import seccomp
 from .room import SCRATCH
 
 MIN_FREE_BYTES = 400e6  # of the machine's memory: below it the notebook that runs is ended
 MIN_FREE_DISK_BYTES = 200e6
 SURE = 0.5  # share of the limit below which the quick count is enough
 SLOW_LOOKS = 20  # every so many looks the slow count is taken all the same
+SOCKET_BYTES = 64 * 2**20  # of the system's memory for each socket, at most
+AREA_BYTES = 256  # of the system's memory for each mapped area
 INODE_BYTES = 1000  # of the system's memory for each file, also for an empty one
 
 
@@ -106,6 +111,57 @@ def kill(processes):
             pass
 
 
+def most_shared_bytes(processes):
+    """The most memory that processes in a room may share: 0, or without bound.
+
+    It is kept by shared mappings, also by a small rest of one. The other ways, memory files and
+    System V's, are refused in a room.
+    """
+    for line in lines_of(processes, "maps"):
+        _, rights, *_, name = [*line.split(maxsplit=5), ""][:6]
+        if rights[3] == "s" and (name.startswith("/dev/") or "(deleted)" in name):
+            return math.inf
+    return 0
+
+
+def most_system_bytes(processes):
+    """The most memory that the system may hold for processes in a room.
+
+    For sockets, page tables, mapped areas and what watches files. Pipes and other lists have limits
+    of their own, far below.
+    """
+    if any("notify" in link for link in open_files(processes)):
+        return math.inf
+    sockets = [int(line.split()[2]) for line in lines_of(processes, "net/sockstat", "sockets:")]
+    tables = [int(line.split()[1]) for line in lines_of(processes, "status", "VmPTE:")]
+    areas = sum(1 for _ in lines_of(processes, "maps"))
+    return max(sockets, default=0) * SOCKET_BYTES + sum(tables) * 1024 + areas * AREA_BYTES
+
+
+def lines_of(processes, name, start=""):
+    """The lines with this start of a file in the /proc folders of the processes in a room.
+
+    The first process, bubblewrap, stands outside; what it says is about the whole machine.
+    """
+    for process in processes[1:]:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            lines = Path(f"/proc/{process.pid}/{name}").read_text().splitlines()
+            yield from (line for line in lines if line.startswith(start))
+
+
+def open_files(processes):
+    """What the open descriptors of the processes in a room stand for."""
+    for process in processes[1:]:
+        folder = f"/proc/{process.pid}/fd"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for descriptor in os.listdir(folder):
+                yield os.readlink(f"{folder}/{descriptor}")
+
+
+# kind of memory that belongs to no process -> the most of it that processes in a room may have
+MOST_OF = {"that is shared": most_shared_bytes, "of the system": most_system_bytes}
+
+
 class Watch:
     """The limits of one notebook. `is_told` says that it knows which one it passed."""
 
@@ -115,6 +171,7 @@ class Watch:
         self.sandboxed = sandboxed
         self.begun = time.monotonic()
         self.ownerless = ownerless_bytes()
+        self.filtered = sandboxed and seccomp.program() is not None
         self.processor = 0
         self.looks = 0
         self.is_told = False
@@ -146,11 +203,24 @@ class Watch:
         if self.memory(processes) > most:
             return "crashed", f"more than {limits.memory:g} GB of memory"
         # Some memory belongs to no process. The machine's other programs have some, too, so it
-        # counts only when it alone passes the limit.
+        # counts only when it alone passes the limit, and these processes may have it.
         for kind, before in self.ownerless.items():
-            if ownerless_bytes()[kind] - before > most:
+            grown = ownerless_bytes()[kind] - before > most
+            if grown and self.most_ownerless(kind, processes) > most:
                 return "crashed", f"more than {limits.memory:g} GB of memory {kind}"
         return None
+
+    def most_ownerless(self, kind, processes):
+        """The most memory of a kind that belongs to no process which these processes may have.
+
+        Only the filter of a room leaves so few ways to such memory that it has a bound.
+        """
+        if not self.filtered:
+            return math.inf
+        try:
+            return MOST_OF[kind](processes)
+        except PermissionError:  # a program that may not be read hides what it has
+            return math.inf
 
     def memory(self, processes):
         """The memory of the notebook, its files in the room included."""
