@@ -50,3 +50,22 @@ def one_of(what, value, names):
     if not isinstance(value, str) or value not in names:
         raise InputError(f"unknown {what} {value!r}; {nearest(value, names)}")
     return value
+
+
+def whole_number(name, value, least, most=None):
+    """The value, where it is a whole number in this range.
+
+    :param name: of the argument, for the message
+    :param value: what the caller wrote
+    :param least, most: the range; None: without an upper end
+    :return: int
+    :raises InputError: for any other value
+
+    >>> xcnn.errors.whole_number("samples", 25, least=1)
+    25
+    """
+    is_whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        end = "" if most is None else f", at most {most}"
+        raise InputError(f"{name} must be a whole number, {least} or more{end}, not {value!r}")
+    return value.__index__()

@@ -11,6 +11,7 @@ import torch
 
 from .engine.contract import isolated, run
 from .engine.fast import run_many
+from .engine.fill import blurred
 from .engine.target import settled, target_values
 from .engine.wrappers import SCORES
 from .errors import InputError
@@ -146,9 +147,7 @@ def insertion(net, x, R, target=None, steps=20, blur=11):
     >>> (first.mean() > last.mean()).item()
     True
     """
-    TF = imported("torchvision.transforms.functional", "the blurred picture of insertion")
-    radius = min(2 * blur, (min(x.shape[-2:]) - 1) // 2)  # the kernel must fit into the picture
-    return _curve(net, x, R, target, steps, start=TF.gaussian_blur(x, 2 * radius + 1, blur), end=x)
+    return _curve(net, x, R, target, steps, start=blurred(x, blur), end=x)
 
 
 def _curve(net, x, R, target, steps, start, end):

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from .contract import isolated, run
 from .layers import check_tensor, find_layer, hooked
 from .tape import Tape, tensors
+from .target import class_outputs, is_function, one_by_one, target_scores
 
 # Calls that ask for the form of a tensor. In a replay there are more images than in the first run.
 ASK_FOR_FORM = {
@@ -72,6 +73,26 @@ class Head:
             Tape(replay),
         ):
             return run(self.module, x)
+
+
+def targets_of(heads, target, net):
+    """The settled target of each image.
+
+    :param heads: a `Head` for each image
+    :param target: as methods take it
+    :param net: `Network`
+    :return: list, see `one_by_one`
+    :raises InputError: as `target_scores`
+
+    >>> xcnn.engine.head.targets_of([xcnn.engine.head.Head(net.module, x, net.layer)], "clock", net)
+    [3]
+    """
+    outputs = [head.S for head in heads]
+    if is_function(target):
+        target_scores(outputs[0], target, net, N=1)
+        return [target] * len(heads)
+    S = torch.cat([class_outputs(out, N=1) for out in outputs])
+    return one_by_one(S, target, net, len(heads))
 
 
 class _Recorder:

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import InputError, nearest
 
+SCORE_KINDS = ("logit", "probability")  # what may be asked of a class
 LOOKS_LIKE_ONE = 1e-3  # how far from 1 a row of probabilities may sum up to, in half precision, too
 
 
@@ -208,6 +209,21 @@ def one_by_one(out, target, net, N):
         return target
     rivals = target.d or [None] * N
     return [Contrast(c, d) for c, d in zip(target.c, rivals, strict=True)]
+
+
+def repeated(target, times):
+    """A settled target for a batch that holds the same images several times over.
+
+    :param target: from `settled`, of classes
+    :param times: how often
+
+    >>> xcnn.engine.target.repeated([3, 5], times=2)
+    [3, 5, 3, 5]
+    """
+    if isinstance(target, Contrast):
+        rivals = None if target.d is None else target.d * times
+        return Contrast(target.c * times, rivals)
+    return target * times
 
 
 def _answer(value, N):

@@ -14,11 +14,13 @@ SCORES = "scores"  # it runs
 GRADIENT = "gradient"  # and autograd records it
 INSIDE = "inside"  # and its layers and calls can be seen
 
+OF_SCORES = "occlusion, rise and lime take it as it is"
+OF_GRADIENTS = f"gradient, gradient_times_input, smooth_grad, integrated_gradients, {OF_SCORES}"
 # kind of network -> what it offers, and the methods that need no more
 OFFERS = {
-    "scripted (TorchScript)": ((SCORES, GRADIENT), "gradient and lime take it as it is"),
-    "exported (torch.export)": ((SCORES, GRADIENT), "gradient and lime(batch=1) take it as it is"),
-    "quantised": ((SCORES,), "lime takes it as it is"),
+    "scripted (TorchScript)": ((SCORES, GRADIENT), OF_GRADIENTS),
+    "exported (torch.export)": ((SCORES, GRADIENT), OF_GRADIENTS),
+    "quantised": ((SCORES,), OF_SCORES),
 }
 
 

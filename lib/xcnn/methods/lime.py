@@ -14,19 +14,16 @@ import torch.nn.functional as F
 
 from ..engine import wrappers
 from ..engine.contract import isolated, run
-from ..engine.fast import run_many
+from ..engine.many import MAX_SEED, at_once, scores_of_many
 from ..engine.progress import progress, timed
-from ..engine.target import one_by_one, target_values
-from ..errors import InputError, one_of
+from ..engine.target import SCORE_KINDS, one_by_one
+from ..errors import InputError, one_of, whole_number
 from ..networks import ready
 from ..packages import imported
 
 HIDDEN = ("mean", "grey", "black")
 GREY = {"grey": 0.5, "black": 0}  # what a hidden pixel shows, from 0 (black) to 1 (white)
-SCORES = ("probability", "logit")
-MAX_BATCH_PIXELS = 64 * 224**2  # in the copies that go through the network at once
 MAX_CUT_PIXELS = 2**20  # of a picture that SLIC cuts: it takes 60 bytes and 5 microseconds for each
-MAX_SEED = 2**32 - 1  # NumPy takes no larger one
 SLACK = 0.01  # of white: what rounding may add to a colour
 
 
@@ -139,7 +136,7 @@ def lime_surrogates(
     True
     """
     one_of("hidden", hidden, HIDDEN)
-    one_of("score", score, SCORES)
+    one_of("score", score, SCORE_KINDS)
     _check_numbers(segments, samples, batch, seed, kernel_width, alpha)
     net, x = ready(net, x, wrappers.SCORES)
     surrogates = []
@@ -151,7 +148,7 @@ def lime_surrogates(
             for image, cut, its_target in zip(x, _cuts(net, x, segments), targets, strict=True):
                 z = _draws(samples, cut.max() + 1, seed)
                 pictures = _altered(net, image, cut, z, hidden, batch)
-                f = _values(net, pictures, its_target, score, done)
+                f = scores_of_many(net, pictures, its_target, score, done).numpy()
                 pi = np.sqrt(np.exp(-((1 - np.sqrt(z.mean(1))) ** 2) / kernel_width**2))
                 surrogates.append(Surrogate(cut, *fit(z, f, pi, alpha), z, f, pi))
     return surrogates
@@ -159,13 +156,11 @@ def lime_surrogates(
 
 def _check_numbers(segments, samples, batch, seed, kernel_width, alpha):
     """Raise InputError for a number out of range."""
-    least_values = {"samples": (samples, 2), "batch": (batch, 1), "seed": (seed, 0)}
+    whole_number("samples", samples, least=2)
+    whole_number("batch", batch, least=1)
+    whole_number("seed", seed, least=0, most=MAX_SEED)
     if not np.ndim(segments):
-        least_values["segments"] = (segments, 2)
-    for name, (value, least) in least_values.items():
-        whole = not isinstance(value, bool) and hasattr(value, "__index__")
-        if not whole or not least <= value <= MAX_SEED:
-            raise InputError(f"{name} must be a whole number, {least} or more, not {value!r}")
+        whole_number("segments", segments, least=2, most=MAX_SEED)
     if not kernel_width > 0 or not alpha >= 0:
         raise InputError(
             f"kernel_width must be above 0 and alpha not below, not {kernel_width!r} and {alpha!r}"
@@ -185,8 +180,7 @@ def _altered(net, image, cut, z, hidden, batch):
     z = torch.from_numpy(z).to(image.device)
     superpixel = torch.from_numpy(cut).to(image.device)
     colours = _hidden_colours(net, image, cut, hidden)
-    pixels = superpixel.numel()
-    for rows in z.split(min(batch, max(1, MAX_BATCH_PIXELS // pixels))):
+    for rows in z.split(at_once(image, batch)):
         shown = rows[:, superpixel]
         # Channel by channel, and in the memory that `run_many` wants: of a large picture a second
         # copy would count.
@@ -197,18 +191,6 @@ def _altered(net, image, cut, z, hidden, batch):
         for c, values in enumerate(image):
             pictures[:, c] = torch.where(shown, values, colours[c][superpixel])
         yield pictures
-
-
-def _values(net, pictures, target, score, done):
-    """The target's value for batches of pictures, as one array of float64."""
-    values = []
-    for batch in pictures:
-        count = len(batch)
-        out = run_many(net.module, batch)
-        del batch  # before the next ones are made
-        values.append(target_values(out, target, net, count, score).cpu().double())
-        done(count)
-    return torch.cat(values).numpy()
 
 
 def superpixels(picture, n):
