@@ -64,7 +64,7 @@ def test_time_to_one_percent(seed):
     head = Head(net.module, x, net.layer)
     c = head.S.argmax(1).item()
     game = Game(head, c, score="probability")
-    reference, error = shapley.permutations(game, game.P, REFERENCE_ORDERS, sobol=True)
+    reference, error = shapley.permutations(game, game.P, REFERENCE_ORDERS, orders="sobol")
     assert error.norm() < 2e-3 * reference.norm()
     xcnn.shap_cam_values(net, x, c, score="probability")  # warm up
     start = time.perf_counter()

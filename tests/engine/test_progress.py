@@ -50,23 +50,29 @@ class Slow(nn.Module):
 @pytest.mark.parametrize(
     ("method", "options", "says"),
     [
+        ("integrated_gradients", {"steps": 4}, "integrated gradients: 4 gradients, about"),
+        ("smooth_grad", {"samples": 3}, "SmoothGrad: 3 gradients, about"),
+        ("occlusion", {"side": 4}, "occlusion: 10 runs, about"),
+        ("rise", {"masks": 5}, "RISE: 5 runs, about"),
+        ("score_cam", {}, "Score-CAM: 4 runs, about"),
+        ("ablation_cam", {}, "Ablation-CAM: 4 runs above the layer, about"),
         ("lime", {"samples": 12, "segments": 4}, "LIME: 12 runs, about"),
-        ("shap_cam", {"samples": 3}, r"Shap-CAM: 111 runs above the layer, about"),
+        ("shap_cam", {"samples": 3}, "Shap-CAM: 148 coalitions, about"),
     ],
 )
 def test_methods_that_run_the_network_many_times_say_so(monkeypatch, capsys, method, options, says):
     monkeypatch.setattr("xcnn.engine.progress.SHOWN_FROM", 0)
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    xcnn.METHODS[method](Slow().eval(), x, 1, **options)
+    getattr(xcnn, method)(Slow().eval(), x, 1, **options)
     assert says in capsys.readouterr().err
 
 
 def test_fewer_orders_where_there_are_many_positions():
-    from xcnn.methods.shap_cam import MAX_ORDERS, MAX_RUNS, MIN_ORDERS, _default_orders
+    from xcnn.methods.shap_cam import MAX_ORDERS, MAX_RUNS, MIN_ORDERS, _orders_without_table
 
-    assert _default_orders(torch.zeros(1, 2, 7, 7)) == MAX_ORDERS
-    assert _default_orders(torch.zeros(1, 2, 28, 28)) == MAX_RUNS // 785 == 20
-    assert _default_orders(torch.zeros(1, 2, 112, 112)) == MIN_ORDERS
+    assert _orders_without_table(49) == MAX_ORDERS
+    assert _orders_without_table(28**2) == MAX_RUNS // 785 == 20
+    assert _orders_without_table(112**2) == MIN_ORDERS
 
 
 def test_no_bars_on_the_pages_of_the_book(monkeypatch):

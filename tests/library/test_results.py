@@ -24,7 +24,7 @@ def test_the_path_integral_on_real_networks(name):
     assert len(sure) >= 40 and len(sure) >= len(recorded) - 2
     errors = [row["second"] for row in recorded]
     assert statistics.median(errors) <= 3e-3 and statistics.quantiles(errors, n=10)[-1] <= 2e-2
-    assert all(row["auto"] <= 5e-2 for row in recorded)  # those that went to Sobol orders as well
+    assert all(row["auto"] <= 5e-2 for row in recorded)  # those that were sampled as well
     assert all(row["gap"] <= 1e-6 for row in recorded)
 
 

@@ -75,15 +75,15 @@ def test_axioms(seed, n, factor):
         assert symmetric[0].item() == pytest.approx(symmetric[1].item(), abs=1e-10), "symmetry"
 
 
-@pytest.mark.parametrize("sobol", [False, True])
-def test_permutations_are_unbiased_and_know_their_error(sobol):
+@pytest.mark.parametrize("orders", shapley.ORDERS)
+def test_permutations_are_unbiased_and_know_their_error(orders):
     n = 6
     v = game(n)
     phi = shapley.exact(v, n)
     off = []
     claimed = []
     for seed in range(40):
-        estimate, error = shapley.permutations(v, n, 256, seed, sobol)
+        estimate, error = shapley.permutations(v, n, 256, seed, orders)
         assert estimate.sum().item() == pytest.approx(gain(v, n).item(), abs=1e-10)
         off.append(estimate - phi)
         claimed.append(error)
@@ -92,10 +92,54 @@ def test_permutations_are_unbiased_and_know_their_error(sobol):
     spread = off.square().mean(0).sqrt()
     assert (off.mean(0).abs() < 4 * claimed / 40**0.5).all(), "the mean of many runs is right"
     assert (spread < 1.4 * claimed).all(), "the error is no larger than claimed"
-    if sobol:
+    if orders == "sobol":
         assert spread.norm() < 0.85 * claimed.norm(), "even orders are better than the error claims"
     else:
         assert (spread > 0.6 * claimed).all(), "the error is no smaller than claimed"
+
+
+def test_an_order_and_its_reverse_are_better_than_two_orders():
+    v = game(6)
+    phi = shapley.exact(v, 6)
+    off = {
+        kind: torch.stack([shapley.permutations(v, 6, 64, k, kind)[0] - phi for k in range(60)])
+        for kind in ("random", "paired")
+    }
+    assert off["paired"].norm() < 0.9 * off["random"].norm()
+
+
+def test_a_game_that_knows_a_quicker_way_along_an_order_is_asked_for_it():
+    weights = torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def v(S):
+        return (S.double() @ weights).exp()
+
+    class Quick:
+        calls = 0
+
+        def along(self, order):
+            self.calls += 1
+            added = weights[order].cumsum(1)
+            return torch.cat([torch.zeros(len(order), 1), added], 1).exp()
+
+    quick = Quick()
+    for kind in shapley.ORDERS:
+        slow = shapley.permutations(v, 7, 100, orders=kind)
+        for values, wanted in zip(
+            shapley.permutations(quick, 7, 100, orders=kind), slow, strict=True
+        ):
+            assert_equal_values(values, wanted)
+    assert quick.calls > 0
+
+
+@pytest.mark.parametrize(
+    ("samples", "orders", "says"),
+    [(1, "random", "2 samples"), (3, "paired", "even number"), (2, "paired", "4 or more")]
+    + [(8, "pairs", "unknown orders 'pairs'; did you mean 'paired'")],
+)
+def test_orders_that_cannot_be(samples, orders, says):
+    with pytest.raises(InputError, match=says):
+        shapley.permutations(game(4), 4, samples, orders=orders)
 
 
 def test_permutations_of_many_games_at_once():

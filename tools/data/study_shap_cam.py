@@ -114,18 +114,19 @@ def case(net, image):
         "second": off(second, reference),
         "cam": off(cam, reference),
         "estimator": values.estimator,
+        "error": values.error,
         "auto": off(values.phi.flatten(), reference),
         "gap": abs(values.phi.sum().item() - values.gain),
-        "random": _errors_of_sampling(game, reference, sobol=False),
-        "Sobol": _errors_of_sampling(game, reference, sobol=True),
+        "random": _errors_of_sampling(game, reference, "random"),
+        "Sobol": _errors_of_sampling(game, reference, "sobol"),
     }
 
 
-def _errors_of_sampling(game, reference, sobol):
-    """Number of orders -> error of permutation sampling."""
+def _errors_of_sampling(game, reference, kind):
+    """Number of orders of a kind -> error of permutation sampling."""
     errors = {}
     for count in ORDERS:
-        phi, _ = shapley.permutations(game, game.P, count, sobol=sobol)
+        phi, _ = shapley.permutations(game, game.P, count, orders=kind)
         errors[count] = off(phi, reference)
     return errors
 
@@ -146,7 +147,7 @@ def seconds(net, image, rounds=5):
         "network": (64, lambda: net.module(x.expand(64, -1, -1, -1))),
         "head": (64, lambda: head(game.maps(coalitions))),
         "table": (64, lambda: game(coalitions)),
-        "Sobol order": (256, lambda: shapley.permutations(game, game.P, 256, sobol=True)),
+        "Sobol order": (256, lambda: shapley.permutations(game, game.P, 256, orders="sobol")),
         "path": (1, lambda: path(game.L, game.b, game.c)),
         "shap_cam": (1, lambda: xcnn.shap_cam(net, x, game.c, **shap_cam)),
         "forward": (1, lambda: net.module(x)),

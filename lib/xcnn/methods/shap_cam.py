@@ -13,34 +13,34 @@ above the layer:
   stands above it runs.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from ..engine.contract import isolated, to_image_size
-from ..engine.head import Head
+from ..engine.head import Head, targets_of
 from ..engine.layers import hooked, layer_name, layout_of
 from ..engine.layouts import Axes
 from ..engine.progress import progress, timed
-from ..engine.target import (
-    class_outputs,
-    is_function,
-    one_by_one,
-    target_scores,
-    target_values,
-)
-from ..errors import InputError, one_of
+from ..engine.target import SCORE_KINDS, is_function, target_values
+from ..errors import InputError, one_of, whole_number
 from ..networks import as_network, ready
 from . import shapley
 
-SCORES = ("logit", "probability")
 BASELINES = ("mean", "zero")
 ESTIMATORS = ("auto", "exact", "permutation", "path")
 MAX_BATCH_NUMBERS = 2**25  # numbers in the maps that go through a head at once
 MAX_ORDERS = 256  # of arrival, where the caller does not say how many
 MAX_RUNS = 2**14  # of the head, to which the default number of orders is cut
 MIN_ORDERS = 8
-MAX_CORRECTION = 0.2  # relative size of the second-order term; above it "auto" samples instead
+MAX_ERROR = 0.01  # of the path integral, as a share of |phi|; above it "auto" samples instead
+PILOT = 64  # orders that say how many are needed
+MAX_ORDERS_ON_TABLE = 2**17
+MAX_SCORES_ON_TABLE = 2**30  # numbers that are computed for them: a few seconds
+FEW_PLAYERS = 12  # whose 4,096 coalitions are no more work than a few hundred orders
+TRIALS = 32  # pairs of scores that tell whether a function is affine
+SPARE = 1.2  # times the orders that a pilot says are needed, for it is not exact
 
 
 @dataclass
@@ -49,10 +49,10 @@ class ShapleyValues:
 
     :param phi: (h, w) float64
     :param gain: v(all) - v(none), their sum
-    :param estimator: what computed them: "closed form", "exact", "path", "permutations" or "Sobol
-        permutations"
-    :param error: 0 where exact; delta of the path integral, the size of its correction; for
-        permutations the standard error, as a share of |phi|
+    :param estimator: what computed them: "closed form", "exact", "path" or "permutations"
+    :param error: how far off phi is, as a share of |phi|: 0 where exact; for the path integral an
+        estimate, delta^2, the square of the size of its correction; for permutations the standard
+        error
 
     >>> xcnn.shap_cam_values(net, x, "clock", score="probability")[0].estimator
     'path'
@@ -91,10 +91,12 @@ def shap_cam(
     :param baseline: what an absent position shows: "mean" of its channels, or "zero"
     :param estimator: "exact" (all coalitions, at most 20 positions), "permutation" (unbiased),
         "path" (probabilities, heads with a table), or "auto": the closed form or the path integral
-        where they hold and can be trusted
-    :param samples: orders of arrival, where permutations are needed; None: 256, and fewer at layers
-        of many positions, where each order needs as many runs of the head. What will take longer
-        than a few seconds says so first, and shows a bar
+        where they hold and can be trusted, else all coalitions of up to 12 positions, else orders
+    :param samples: orders of arrival, where permutations are needed, in pairs of an order and its
+        reverse. None: where there is a table of scores, as many as bring the standard error to 1 %,
+        as far as that takes seconds; else 256, and fewer at layers of many positions, where each
+        order needs as many runs of the head. What will take longer than a few seconds says so
+        first, and shows a bar
     :param seed: of the random orders
     :param relu: keep only what speaks for the class; False: the signed map
     :return: (N, 1, H, W), enlarged bilinearly
@@ -131,35 +133,18 @@ def shap_cam_values(
     >>> round(abs(v.phi.sum().item() - v.gain), 6)  # the shares add up
     0.0
     """
-    one_of("score", score, SCORES)
+    one_of("score", score, SCORE_KINDS)
     one_of("baseline", baseline, BASELINES)
     one_of("estimator", estimator, ESTIMATORS)
     net, x = ready(net, x)
     layer = layer_name(net, layer)
     heads = [Head(net.module, image, layer) for image in x.split(1)]
     values = []
-    for head, its_target in zip(heads, _targets(heads, target, net), strict=True):
+    for head, its_target in zip(heads, targets_of(heads, target, net), strict=True):
         layout = layout_of(net.module, head.A, layer, head.x)
-        orders = samples or _default_orders(layout.maps(head.A))
         game = Game(head, its_target, score, baseline, net, layout)
-        values.append(_solve(game, estimator, orders, seed))
+        values.append(_solve(game, estimator, samples, seed))
     return values
-
-
-def _targets(heads, target, net):
-    """The settled target of each image."""
-    outputs = [head.S for head in heads]
-    if is_function(target):
-        target_scores(outputs[0], target, net, N=1)
-        return [target] * len(heads)
-    S = torch.cat([class_outputs(out, N=1) for out in outputs])
-    return one_by_one(S, target, net, len(heads))
-
-
-def _default_orders(A):
-    """How many orders of arrival there are if the caller does not say: fewer for more positions."""
-    positions = A[0, 0].numel()
-    return max(MIN_ORDERS, min(MAX_ORDERS, MAX_RUNS // (positions + 1)))
 
 
 def _solve(game, estimator, samples, seed):
@@ -177,26 +162,61 @@ def _solve(game, estimator, samples, seed):
                 f"for 1 to {shapley.MAX_PLAYERS}: use estimator='permutation'"
             )
         return _result(game, "exact", shapley.exact(game, game.P), error=0.0)
-    if estimator == "permutation" or not has_table:
-        return _result(game, "permutations", *_sampled(game, samples, seed))
-    if game.is_affine():
+    if estimator == "permutation":
+        return _sampled(game, samples, seed)
+    by_path = None
+    if has_table and (table := game.softmax_table()) is not None:
+        phi, delta = shapley.path(*table)
+        by_path = _result(game, "path", phi, delta**2)
+        if estimator == "path" or by_path.error <= MAX_ERROR:
+            return by_path
+    elif has_table and game.is_affine():
         return _result(game, "closed form", game.of_each_position(), error=0.0)
-    table = game.softmax_table()
-    if table is None:
-        return _result(game, "Sobol permutations", *_sampled(game, samples, seed, sobol=True))
-    phi, delta = shapley.path(*table)
-    if estimator == "auto" and delta > MAX_CORRECTION:
-        return _result(game, "Sobol permutations", *_sampled(game, samples, seed, sobol=True))
-    return _result(game, "path", phi, delta)
+    if game.P <= FEW_PLAYERS:
+        return _result(game, "exact", shapley.exact(game, game.P), error=0.0)
+    results = [_sampled(game, samples, seed), by_path]
+    return min(filter(None, results), key=lambda values: values.error)
 
 
-def _sampled(game, samples, seed, sobol=False):
-    """phi (P,), and its standard error as a share of |phi|."""
-    _, seconds = timed(lambda: game(_nobody_and_all(game.P)))
+def _sampled(game, samples, seed):
+    """The values by orders of arrival; where it takes long, with a bar."""
+    if samples is None:
+        samples = _orders_needed(game, seed)
+    elif whole_number("samples", samples, least=2):
+        samples = max(4, samples + samples % 2)  # two pairs, or more
     runs = samples * (game.P + 1)
-    with progress(f"Shap-CAM: {runs:,} runs above the layer", runs, seconds / 2) as game.done:
-        phi, error = shapley.permutations(game, game.P, samples, seed, sobol)
-    return phi, error.norm() / phi.norm().clamp(min=shapley.TINY)
+    with progress(f"Shap-CAM: {runs:,} coalitions", runs, _seconds(game)) as game.done:
+        phi, error = shapley.permutations(game, game.P, samples, seed, "paired")
+    share = error.norm() / phi.norm().clamp(min=shapley.TINY)
+    return _result(game, "permutations", phi, share)
+
+
+def _seconds(game):
+    """What the value of one coalition takes."""
+    if game.has_table:
+        _, seconds = timed(lambda: game.along(torch.arange(game.P)[None]))
+        return seconds / (game.P + 1)
+    _, seconds = timed(lambda: game(_nobody_and_all(game.P)))
+    return seconds / 2
+
+
+def _orders_needed(game, seed):
+    """How many orders bring the standard error to `MAX_ERROR`; without a table, as many as may be.
+
+    A pilot says it; its own orders are drawn again.
+    """
+    if game.L is None:
+        return _orders_without_table(game.P)
+    phi, error = shapley.permutations(game, game.P, PILOT, seed, "paired")
+    share = (error.norm() / phi.norm().clamp(min=shapley.TINY)).item()
+    needed = math.ceil(PILOT * SPARE * (share / MAX_ERROR) ** 2)
+    affordable = MAX_SCORES_ON_TABLE // game.L.numel()
+    return max(PILOT, min(needed, affordable, MAX_ORDERS_ON_TABLE) // 2 * 2)
+
+
+def _orders_without_table(P):
+    """How many orders of arrival there are if the caller does not say: fewer for more positions."""
+    return max(MIN_ORDERS, min(MAX_ORDERS, MAX_RUNS // (P + 1)) // 2 * 2)
 
 
 def _adds_up(half, other_half, nobody, everybody):
@@ -262,6 +282,27 @@ class Game:
         parts = S.split(at_once)
         return torch.cat([self.value(self._from_maps(part), len(part)) for part in parts])
 
+    @property
+    def has_table(self):
+        """Does a table stand in for a run of the head, or for its first part?"""
+        return self.L is not None or self.D is not None
+
+    def along(self, order):
+        """The values along orders of arrival (B, P), as `shapley.values_along` wants them.
+
+        On a table each player that arrives adds a row to a running sum.
+        """
+        form = (len(order), self.P + 1)
+        if not self.has_table:
+            return self(shapley.arrived(order).flatten(0, 1)).unflatten(0, form)
+        start, rows = (self.b, self.L) if self.L is not None else (self.d, self.D)
+        added = rows[order.to(rows.device)].cumsum(1)
+        sums = start + torch.cat([torch.zeros_like(added[:, :1]), added], 1)
+        out = sums.flatten(0, 1) if self.L is not None else self.above(sums.flatten(0, 1))
+        if self.done:
+            self.done(len(out))
+        return self.value(out, len(out)).unflatten(0, form)
+
     def value(self, out, B):
         """What is asked of the scores (B, K), or of whatever else the head returns: (B,) float64.
 
@@ -273,17 +314,25 @@ class Game:
         return target_values(out, self.c, self.net, B, self.score).cpu().double()
 
     def is_affine(self):
-        """Is the value affine in the scores, so that each position adds what it adds alone?"""
+        """Is the value affine in the scores, so that each position adds what it adds alone?
+
+        It is tried on noise. Along the coalitions of one game a function that is nearly constant
+        there would look straight.
+        """
         if isinstance(self.c, int) and self.score == "logit":
             return True
-        return self._gives_the_same(self._added_up, self.__call__, torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        trials = (2, TRIALS, len(self.b))
+        S, T = torch.randn(trials, generator=generator, dtype=torch.float64).to(self.b)
+        both, first, second, none = (
+            self.value(scores, TRIALS) for scores in (S + T, S, T, torch.zeros_like(S))
+        )
+        tolerance = torch.finfo(torch.float64).eps ** 0.5 * (first.abs() + second.abs())
+        return bool(((both - first - second + none).abs() <= tolerance).all())
 
     def of_each_position(self):
         """What each position adds to the baseline's value, alone: (P,)."""
         return self.value(self.b + self.L, self.P) - self.value(self.b[None], 1)
-
-    def _added_up(self, S):
-        return self.value(self.b[None], 1) + S.to(self.L) @ self.of_each_position()
 
     def softmax_table(self):
         """L, b and c for which the value is softmax(b + sum L_i)_c; None where it is not one.

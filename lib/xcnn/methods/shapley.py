@@ -2,7 +2,8 @@
 
 A game is a function v of coalitions. Here v takes many coalitions at once, a bool tensor (B, n)
 with a row for each coalition and a column for each player, and returns their values: (B,), or
-(B, K) for K games at once.
+(B, K) for K games at once. A game that knows a quicker way along an order of arrival may have a
+method `along`, see `values_along`.
 """
 
 import math
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 
 from ..engine.contract import isolated
-from ..errors import InputError
+from ..errors import InputError, one_of
 
+ORDERS = ("random", "paired", "sobol")
 MAX_PLAYERS = 20  # of whom every coalition is tried: 2^20 are a million
 TINY = 1e-300  # in place of a sum of 0 in a denominator
 
@@ -51,44 +53,59 @@ def exact(v, n, batch=8192):
     return torch.stack(phi)
 
 
-def permutations(v, n, samples, seed=0, sobol=False, batch=8192):
+def permutations(v, n, samples, seed=0, orders="random", batch=8192):
     """Estimates of the Shapley values: the mean gain of each player over random orders of arrival.
 
     Unbiased; sum phi = v(all) - v(none) holds exactly. Source: Castro, Gomez, Tejada 2009,
-    doi 10.1016/j.cor.2008.04.004, section 3.
+    doi 10.1016/j.cor.2008.04.004, section 3; for pairs Mitchell et al. 2022, arXiv 2104.12199,
+    section 4.1.
 
     :param v: (B, n) bool -> (B,) or (B, K)
     :param n: number of players
     :param samples: number of orders, 2 or more; each needs n + 1 coalitions
     :param seed: of the orders; the caller's random state is left alone
-    :param sobol: draw the orders from a Sobol sequence, which covers them more evenly; the error
-        then is smaller than the standard error says
+    :param orders: "random"; "paired", each followed by its reverse (an even number, 4 or more):
+        what one gets wrong the other often gets wrong in the other direction; "sobol", from a Sobol
+        sequence, which covers them more evenly: the error then is smaller than the standard error
+        says
     :param batch: coalitions per call of v, about
     :return: phi and its standard error, each (n,) or (n, K) float64
-    :raises InputError: fewer than one player or two samples, a v that returns something else
+    :raises InputError: fewer than one player or two samples, other orders, a v that returns
+        something else
 
     >>> phi, error = xcnn.methods.shapley.permutations(lambda S: S.sum(1).double(), 3, samples=10)
     >>> phi.tolist(), error.tolist()  # each player adds 1, whatever the order
     ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     """
+    one_of("orders", orders, ORDERS)
     if n < 1 or samples < 2:
         raise InputError(
             f"at least 1 player and 2 samples are needed, got n={n} and samples={samples}"
         )
-    if sobol:
-        points = torch.quasirandom.SobolEngine(n, scramble=True, seed=seed).draw(samples)
-    else:
-        points = torch.rand(samples, n, generator=torch.Generator().manual_seed(seed))
-    orders = points.argsort(1)
+    together = 2 if orders == "paired" else 1  # orders whose mean is one independent draw
+    if together == 2 and (samples < 4 or samples % 2):
+        raise InputError(f"paired orders are an even number, 4 or more, not {samples}")
     total = 0
     squares = 0
-    for order in orders.split(max(1, batch // (n + 1))):
+    draws = samples // together
+    for order in _orders(n, draws, seed, orders).split(max(1, batch // (together * (n + 1)))):
         gain = gains(v, order)
+        if together == 2:
+            gain = (gain + gains(v, order.flip(1))) / 2
         total = total + gain.sum(0)
         squares = squares + gain.square().sum(0)
-    phi = total / samples
-    variance = (squares - samples * phi.square()).clamp(min=0) / (samples - 1)
-    return phi, (variance / samples).sqrt()
+    phi = total / draws
+    variance = (squares - draws * phi.square()).clamp(min=0) / (draws - 1)
+    return phi, (variance / draws).sqrt()
+
+
+def _orders(n, count, seed, kind):
+    """Random orders of n players, (count, n)."""
+    if kind == "sobol":
+        points = torch.quasirandom.SobolEngine(n, scramble=True, seed=seed).draw(count)
+    else:
+        points = torch.rand(count, n, generator=torch.Generator().manual_seed(seed))
+    return points.argsort(1)
 
 
 def gains(v, order):
@@ -103,14 +120,36 @@ def gains(v, order):
     >>> xcnn.methods.shapley.gains(needs_both, torch.tensor([[2, 0, 1]])).tolist()
     [[0.0, 1.0, 0.0]]
     """
-    B, n = order.shape
+    step = values_along(v, order).diff(dim=1)  # by order of arrival
     arrival = order.argsort(1)  # arrival[b, i]: how many were there before player i
-    # (B, n + 1, n): the first 0, 1, ..., n players
-    present = arrival[:, None, :] < torch.arange(n + 1)[:, None]
-    V = _values(v, present.flatten(0, 1)).unflatten(0, (B, n + 1))
-    step = V.diff(dim=1)  # by order of arrival
-    index = arrival.view(B, n, *[1] * (step.ndim - 2)).expand_as(step)
+    index = arrival.view(*order.shape, *[1] * (step.ndim - 2)).expand_as(step)
     return step.gather(1, index)
+
+
+def values_along(v, order):
+    """The values of the first 0, 1, ..., n players of each order: (B, n + 1) or (B, n + 1, K).
+
+    :param v: as in `gains`. Where it has a method `along`, that answers
+    :param order: (B, n)
+
+    >>> xcnn.methods.shapley.values_along(lambda S: S.sum(1), torch.tensor([[1, 0]])).tolist()
+    [[0.0, 1.0, 2.0]]
+    """
+    if hasattr(v, "along"):
+        return v.along(order).detach().cpu().double()
+    B, n = order.shape
+    return _values(v, arrived(order).flatten(0, 1)).unflatten(0, (B, n + 1))
+
+
+def arrived(order):
+    """The coalitions along orders of arrival (B, n): (B, n + 1, n) bool.
+
+    >>> xcnn.methods.shapley.arrived(torch.tensor([[1, 0]])).int().tolist()
+    [[[0, 0], [0, 1], [1, 1]]]
+    """
+    n = order.shape[1]
+    arrival = order.argsort(1)
+    return arrival[:, None, :] < torch.arange(n + 1)[:, None]
 
 
 def _values(v, coalitions):
@@ -147,7 +186,7 @@ def path(L, b, c, order=2, nodes=16):
     >>> round((phi.sum() - gain).item(), 9)
     0.0
     """
-    q, weight = (torch.as_tensor(v).to(L) for v in _legendre(nodes))
+    q, weight = (torch.as_tensor(v).to(L) for v in legendre(nodes))
     M = L - L[:, [c]]
     with isolated(grad=True):
         x = q[:, None].repeat(1, len(L)).requires_grad_()
@@ -165,8 +204,18 @@ def path(L, b, c, order=2, nodes=16):
     return (phi1 if order == 1 else phi2), delta.item()
 
 
-def _legendre(nodes):
-    """Gauss-Legendre nodes and weights on [0, 1]."""
+def legendre(nodes):
+    """Gauss-Legendre nodes and weights on [0, 1]: the mean of f there is about sum weight f(node).
+
+    Exact for polynomials of a degree below 2 nodes.
+
+    :param nodes: how many
+    :return: two arrays (nodes,)
+
+    >>> q, weight = xcnn.methods.shapley.legendre(2)
+    >>> round(float(weight @ q**3), 12)
+    0.25
+    """
     q, weight = np.polynomial.legendre.leggauss(nodes)
     return (q + 1) / 2, weight / 2
 
