@@ -5,10 +5,12 @@ Whether the map is to be believed is another question: `sanity.py`.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, label
 
-from .errors import InputError
+from .errors import InputError, whole_number
 
+PATCHES = 7  # along each side, of the control with random patches
 ROUNDING = 1e-9  # 50 * 1.1 is a little over 55 in binary, and must not become 56 pixels
 
 
@@ -130,6 +132,58 @@ def box_iou(R, mask, threshold=0.15):
         for total, mask in zip(R.sum(1).numpy(), masks, strict=True)
     ]
     return torch.tensor(overlaps, dtype=torch.float64)
+
+
+def controls(x, seed=0):
+    """Maps that know nothing of a network: whoever cannot beat them has not shown much.
+
+    "random pixels": uniform noise; "random patches": noise on 7 x 7 squares; "centre": a Gaussian
+    around the middle, its standard deviation a quarter of the shorter side; "edges": how steep the
+    picture is, the size of the gradient of its mean channel over rows and columns. None is
+    negative.
+
+    :param x: (N, C, H, W)
+    :param seed: of the noise, another for each image; the caller's random state is left alone
+    :return: dict: name -> (N, 1, H, W), the type of x
+
+    >>> maps = xcnn.evaluate.controls(x)
+    >>> list(maps), tuple(maps["edges"].shape)
+    (['random pixels', 'random patches', 'centre', 'edges'], (1, 1, 128, 128))
+    """
+    whole_number("seed", seed, least=0)
+    if not isinstance(x, torch.Tensor) or x.ndim != 4:
+        raise InputError(
+            "x must be a tensor of shape (N, C, H, W); net.preprocess(image) makes one"
+        )
+    x = x.detach()
+    size = x.shape[2:]
+    generator = torch.Generator().manual_seed(seed)
+    form = {"generator": generator, "dtype": torch.float32}  # whatever the caller's default is
+    pixels = torch.rand(len(x), 1, *size, **form)
+    patches = torch.rand(len(x), 1, PATCHES, PATCHES, **form)
+    return {
+        "random pixels": pixels.to(x),
+        "random patches": F.interpolate(patches, size, mode="nearest-exact").to(x),
+        "centre": _centre(size).expand(len(x), 1, -1, -1).to(x),
+        "edges": _edges(x),
+    }
+
+
+def _centre(size):
+    """A Gaussian around the middle, (H, W), 1 at its height."""
+    sigma = min(size) / 4
+    rows, columns = (torch.arange(side) - (side - 1) / 2 for side in size)
+    return torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * sigma**2))
+
+
+def _edges(x):
+    """The steepness of the pictures' mean channel, (N, 1, H, W)."""
+    grey = x.mean(1, keepdim=True)
+    slopes = [
+        torch.gradient(grey, dim=dim)[0] if grey.shape[dim] > 1 else torch.zeros_like(grey)
+        for dim in (2, 3)
+    ]
+    return sum(slope.square() for slope in slopes).sqrt()
 
 
 def _box_overlap(total, mask, threshold):

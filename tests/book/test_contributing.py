@@ -12,7 +12,7 @@ from tools import ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLE = dict(re.findall(r"`([\w/]+\.py)`:\n\n```python\n(.*?)```", TEXT, re.S))
-NAME = "gradient_times_input"
+NAME = "saliency"
 # the tests that all methods share, and what they need
 SHARED = [
     "tools/__init__.py",
@@ -30,8 +30,8 @@ SHARED = [
 # step 8: where the name goes
 ENTRIES = {
     "lib/xcnn/methods/__init__.py": {
-        "from .grad_cam import": f"from .{NAME} import {NAME}\nfrom .grad_cam import",
-        "_TABLE = (\n": f'_TABLE = (\n    ({NAME}, "gradient times input", PIXELS),\n',
+        "from .shap_cam import": f"from .{NAME} import {NAME}\nfrom .shap_cam import",
+        "_TABLE = (\n": f'_TABLE = (\n    ({NAME}, "saliency", POSITIONS),\n',
     },
 }
 

@@ -13,10 +13,12 @@ LATIN = {  # Russian texts use the English name
     "CNN Fixations",
     "Grad-CAM",
     "Guided Grad-CAM",
+    "LayerCAM",
     "LIME",
     "pointing game",
     "ReLU",
     "Shap-CAM",
+    "SmoothGrad",
 }
 GROUP = re.compile(r"^## ([^\n]+)\n\n```\{glossary\}\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\[Chapter (\d+)\]\(\.\./notebooks/((\d\d)_\w+)\.ipynb\)$")

@@ -39,7 +39,12 @@ def images(n=1, h=128, w=128, seed=0):
     return x.clamp(-1.8, 2.2)  # what pixels can have: the zB-rule refuses others
 
 
-QUICK = {"lime": {"samples": 50}}
+QUICK = {
+    "integrated_gradients": {"steps": 4},
+    "smooth_grad": {"samples": 3},
+    "lime": {"samples": 50},
+    "rise": {"masks": 20},
+}
 
 
 def explain(method, net, *args, **options):

@@ -7,7 +7,7 @@ import xcnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from xcnn import energy_concentration
+from xcnn import InputError, energy_concentration, evaluate
 from xcnn.evaluate import box_iou, chance, dilated, pointing_game
 
 
@@ -213,3 +213,52 @@ def test_chance_is_what_a_flat_map_gets():
     assert chance(masks[0]).tolist() == chance(masks)[:1].tolist()
     with pytest.raises(xcnn.InputError, match="mask must be bool"):
         chance(masks.int())
+
+
+# ---- controls
+
+
+def test_controls_know_the_picture_only_and_are_never_negative():
+    x = torch.randn(3, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    maps = evaluate.controls(x, seed=1)
+    for name, R in maps.items():
+        assert R.shape == (3, 1, 20, 30) and R.dtype == x.dtype, name
+        assert (R >= 0).all() and R.flatten(1).std(1).min() > 0, name
+    again = evaluate.controls(x, seed=1)
+    assert all(torch.equal(R, again[name]) for name, R in maps.items())
+    other = evaluate.controls(x, seed=2)
+    alike = [name for name, R in maps.items() if torch.equal(R, other[name])]
+    assert alike == ["centre", "edges"]
+    for name in ("random pixels", "random patches"):
+        assert not torch.equal(maps[name][0], maps[name][1])  # each picture has its own
+
+
+def test_the_edges_are_where_the_picture_is_steep():
+    x = torch.zeros(1, 3, 8, 8)
+    x[..., 4:] = 1
+    E = evaluate.controls(x)["edges"]
+    assert E[..., 3:5].min() == 0.5 and not E[..., :3].any() and not E[..., 5:].any()
+
+
+def test_the_centre_falls_off_by_a_quarter_of_the_shorter_side():
+    C = evaluate.controls(torch.zeros(1, 1, 41, 61))["centre"][0, 0]
+    assert C[20, 30] == 1 and C.max() == 1
+    assert C[20, 30 + 10] == pytest.approx(np.exp(-(10**2) / (2 * (41 / 4) ** 2)), rel=1e-5)
+    assert torch.allclose(C, C.flip(0)) and torch.allclose(C, C.flip(1))
+
+
+def test_patches_are_constant():
+    R = evaluate.controls(torch.zeros(1, 3, 14, 21))["random patches"][0, 0]
+    cells = R[::2, ::3]
+    assert len(R.unique()) == 49
+    assert torch.equal(R, cells.repeat_interleave(2, 0).repeat_interleave(3, 1))
+
+
+def test_controls_of_one_row():
+    assert all(torch.isfinite(R).all() for R in evaluate.controls(torch.ones(1, 1, 1, 9)).values())
+
+
+@pytest.mark.parametrize(("x", "seed"), [(torch.zeros(3, 8, 8), 0), (torch.zeros(1, 3, 8, 8), -1)])
+def test_controls_of_something_else(x, seed):
+    with pytest.raises(InputError, match=r"x must be a tensor|seed must be"):
+        evaluate.controls(x, seed)

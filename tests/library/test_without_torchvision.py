@@ -42,7 +42,7 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 
-OPTIONS = {"lime": {"samples": 4, "segments": 4}}
+OPTIONS = {"lime": {"samples": 4, "segments": 4}, "rise": {"masks": 4}}
 report["maps"] = {}
 for name in xcnn.available():
     net = xcnn.load(name)

@@ -16,7 +16,11 @@ from xcnn.methods import PIXEL_METHODS
 from tests.helpers.oracles import HIGH, LOW, assert_near, examples, state, with_maps
 from tests.helpers.rewritten import RuleReLU
 
-QUICK = {"lime": {"samples": 12, "segments": 6}, "shap_cam": {"samples": 8}}
+QUICK = {
+    "lime": {"samples": 12, "segments": 6},
+    "rise": {"masks": 10},
+    "shap_cam": {"samples": 8},
+}
 RELUS = ["module", "in place", "function", "method in place", "shared", "relu6", "none"]
 HEADS = ["average, linear", "class maps, average", "flat, linear"]
 

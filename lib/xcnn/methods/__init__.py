@@ -8,14 +8,28 @@ import time
 
 from ..errors import InputError, one_of
 from .cam import cam
+from .cam_family import (
+    ablation_cam,
+    grad_cam_plus_plus,
+    hires_cam,
+    layer_cam,
+    score_cam,
+    xgrad_cam,
+)
+from .class_image import class_image
 from .deconvnet import deconv_rule, deconvnet
 from .fixations import Fixations, cnn_fixations, find_fixations
 from .grad_cam import grad_cam
 from .gradient import gradient, pixel_gradients
+from .gradient_times_input import gradient_times_input
 from .guided_backprop import guided_backprop, guided_grad_cam, guided_rule
+from .integrated_gradients import completeness_gap, integrated_gradients
 from .lime import Surrogate, lime, lime_surrogates
 from .lrp import deep_taylor, lrp
+from .occlusion import occlusion
+from .rise import RiseValues, rise, rise_values
 from .shap_cam import ShapleyValues, shap_cam, shap_cam_values
+from .smooth_grad import smooth_grad
 
 PIXELS = "pixels"  # a map has the channels of x, (N, C, H, W)
 POSITIONS = "positions"  # a map has one value a place, (N, 1, H, W)
@@ -37,18 +51,40 @@ METHODS = {method.__name__: method for method, _, _ in _TABLE}
 LABELS = {method.__name__: label for method, label, _ in _TABLE}
 PIXEL_METHODS = frozenset(method.__name__ for method, _, kind in _TABLE if kind == PIXELS)
 
-# what a method found besides its map, by functions of their own
+# what a method found besides its map, by functions of their own, and in what form
 _RESULTS = (
-    (shap_cam_values, ShapleyValues),
-    (lime_surrogates, Surrogate),
-    (find_fixations, Fixations),
+    completeness_gap,
+    shap_cam_values,
+    ShapleyValues,
+    rise_values,
+    RiseValues,
+    lime_surrogates,
+    Surrogate,
+    find_fixations,
+    Fixations,
 )
+# methods that are not in `_TABLE` yet: the gallery and the doctor do not know them
+_MORE = (
+    gradient_times_input,
+    smooth_grad,
+    integrated_gradients,
+    hires_cam,
+    grad_cam_plus_plus,
+    xgrad_cam,
+    layer_cam,
+    score_cam,
+    ablation_cam,
+    occlusion,
+    rise,
+)
+# what explains a class, and not an answer to a picture
+_OF_CLASSES = (class_image,)
 
 __all__ = [
     "METHODS",
     "explain_all",
     *METHODS,
-    *(result.__name__ for pair in _RESULTS for result in pair),
+    *(function.__name__ for function in (*_MORE, *_RESULTS, *_OF_CLASSES)),
 ]
 
 # methods that share one forward pass -> what each sends down at a ReLU

@@ -33,12 +33,28 @@ def grad_cam(net, x, target=None, layer=None, relu=True, layout=None):
     True
     """
     net, x = ready(net, x)
+    A, dA = maps_and_gradient(net, x, target, layer, layout)
+    alpha = dA.mean((2, 3), keepdim=True)
+    L = (alpha * A).sum(1, keepdim=True)
+    return to_image_size(L.relu() if relu else L, x)
+
+
+def maps_and_gradient(net, x, target=None, layer=None, layout=None):
+    """The maps A of a layer, and dS_c/dA: what all relatives of Grad-CAM are made of.
+
+    Other arguments and errors as in `grad_cam`.
+
+    :param net, x: from `ready`
+    :return: two tensors (N, C, h, w)
+
+    >>> from xcnn.methods.cam_family import maps_and_gradient
+    >>> A, dA = maps_and_gradient(*xcnn.networks.ready(net, x), "clock")
+    >>> tuple(A.shape), tuple(dA.shape)
+    ((1, 80, 8, 8), (1, 80, 8, 8))
+    """
     layer = layer_name(net, layer)
     with isolated(grad=True):
         out, y, its_layout = maps_of(net, layer, x, layout)
         S_c = target_scores(out, target, net, len(x))
         dA = its_layout.maps(map_gradient(S_c, y, layer))
-        A = its_layout.maps(y)
-        alpha = dA.mean((2, 3), keepdim=True)
-        L = (alpha * A).sum(1, keepdim=True)
-        return to_image_size(L.relu() if relu else L, x)
+        return its_layout.maps(y.detach()), dA

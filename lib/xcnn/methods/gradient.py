@@ -70,7 +70,7 @@ def pixel_gradients(net, x, target=None, layer=None, unit=None, rules=(None,)):
     with isolated(grad=True):
         x = x.clone().requires_grad_()
         with Tape(relus) if any(rules) else contextlib.nullcontext():
-            score = _score(net, x, target) if layer is None else _output(net, x, layer)
+            score = _score(net, x, target) if layer is None else output_of(net, x, layer)
         if layer is not None:
             layout = unit_layout(net.module, score, layer, x)
             score = unit_values(layout.maps(score), layer, unit, len(x))
@@ -90,7 +90,7 @@ def _score(net, x, target):
     return target_scores(run(net.module, x), target, net, len(x))
 
 
-def _output(net, x, layer):
+def output_of(net, x, layer):
     """What a layer puts out in one forward pass."""
     with capture(net.module, layer, cut=False) as seen:
         run(net.module, x)
