@@ -83,3 +83,20 @@ def test_processes_that_are_gone_are_passed_over(child):
     process.wait()
     assert look([process]) is None
     watch.kill([process])
+
+
+def test_page_tables_count(child):
+    """A page of 4,096 bytes says where 2 MiB of memory lie, also where that is not there."""
+    code = """
+import mmap
+area = mmap.mmap(-1, 100 * 2**30, mmap.MAP_PRIVATE | 0x4000, mmap.PROT_READ)
+area.madvise(mmap.MADV_NOHUGEPAGE)
+for place in range(0, 100 * 2**30, 2**21):
+    area[place]
+"""
+    quiet, busy = child(), child(code)
+    assert watch.page_table_bytes([quiet, quiet]) < 2e6
+    assert 2e8 < watch.page_table_bytes([quiet, busy]) < 3e8
+    guard = watch.Watch(Limits(memory=0.15), os.getcwd(), sandboxed=False)
+    looks = [guard.look([quiet, busy]) for _ in range(watch.SLOW_LOOKS)]
+    assert looks[-1] == ("crashed", "more than 0.15 GB of memory")

@@ -76,6 +76,12 @@ def share_of_memory(process):
     return getattr(memory, "pss", memory.uss) + getattr(memory, "swap", 0)
 
 
+def page_table_bytes(processes):
+    """The memory of the tables that say where the pages of these processes lie."""
+    lines = lines_of(processes, "status", "VmPTE:")
+    return sum(1024 * int(line.split()[1]) for line in lines)
+
+
 def scratch_bytes(processes):
     """The memory of the files in the room's own folders, seen through one of its processes."""
     for process in reversed(processes[1:]):  # the first one, bubblewrap, stands outside
@@ -125,33 +131,29 @@ def most_shared_bytes(processes):
 
 
 def most_system_bytes(processes):
-    """The most memory that the system may hold for processes in a room.
+    """The most memory that the system may hold for processes in a room, page tables aside.
 
-    For sockets, page tables, mapped areas and what watches files. Pipes and other lists have limits
-    of their own, far below.
+    For sockets, mapped areas and what watches files. Pipes and other lists have limits of their
+    own, far below.
     """
     if any("notify" in link for link in open_files(processes)):
         return math.inf
     sockets = [int(line.split()[2]) for line in lines_of(processes, "net/sockstat", "sockets:")]
-    tables = [int(line.split()[1]) for line in lines_of(processes, "status", "VmPTE:")]
     areas = sum(1 for _ in lines_of(processes, "maps"))
-    return max(sockets, default=0) * SOCKET_BYTES + sum(tables) * 1024 + areas * AREA_BYTES
+    return max(sockets, default=0) * SOCKET_BYTES + areas * AREA_BYTES
 
 
 def lines_of(processes, name, start=""):
-    """The lines with this start of a file in the /proc folders of the processes in a room.
-
-    The first process, bubblewrap, stands outside; what it says is about the whole machine.
-    """
-    for process in processes[1:]:
+    """The lines with this start of a file in the /proc folders of these processes."""
+    for process in processes:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             lines = Path(f"/proc/{process.pid}/{name}").read_text().splitlines()
             yield from (line for line in lines if line.startswith(start))
 
 
 def open_files(processes):
-    """What the open descriptors of the processes in a room stand for."""
-    for process in processes[1:]:
+    """What the open descriptors of these processes stand for."""
+    for process in processes:
         folder = f"/proc/{process.pid}/fd"
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for descriptor in os.listdir(folder):
@@ -218,7 +220,8 @@ class Watch:
         if not self.filtered:
             return math.inf
         try:
-            return MOST_OF[kind](processes)
+            # The first process, bubblewrap, stands outside the room.
+            return MOST_OF[kind](processes[1:])
         except PermissionError:  # a program that may not be read hides what it has
             return math.inf
 
@@ -229,7 +232,7 @@ class Watch:
         # swapped, so the slow count decides near the limit, and from time to time.
         total = resident_bytes(processes)
         if total > SURE * self.limits.memory * 2**30 or self.looks % SLOW_LOOKS == 0:
-            total = memory_bytes(processes)
+            total = memory_bytes(processes) + page_table_bytes(processes)
         if self.sandboxed and len(processes) > 2:  # the room is made, and its Python runs
             total += scratch_bytes(processes)
         return total
