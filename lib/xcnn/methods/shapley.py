@@ -142,7 +142,10 @@ def values_along(v, order):
 
 
 def arrived(order):
-    """The coalitions along orders of arrival (B, n): (B, n + 1, n) bool.
+    """The coalitions along orders of arrival: of the first 0, 1, ..., n players.
+
+    :param order: (B, n), the numbers of the players as they arrive
+    :return: (B, n + 1, n) bool
 
     >>> xcnn.methods.shapley.arrived(torch.tensor([[1, 0]])).int().tolist()
     [[[0, 0], [0, 1], [1, 1]]]
