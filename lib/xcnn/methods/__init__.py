@@ -1,7 +1,8 @@
 """The explanation methods, a file each; this listing is the table of contents.
 
-`_TABLE` is the one list of them. `METHODS`, the names that `import xcnn` offers, the command line's
-help, the page of names in the book and the lists that tests go through are made from it.
+`_TABLE` is the list of those that the chapters teach. `METHODS`, the command line's help, the page
+of names in the book and the lists that tests go through are made from it. `import xcnn` offers
+those of `_MORE`, too.
 """
 
 import time

@@ -101,9 +101,9 @@ def score_cam(net, x, target=None, layer=None, relu=True, layout=None):
 
     H_k is the map A_k, enlarged to the picture and stretched to [0, 1]; a constant map hides all.
     Source: Wang et al. 2020, arXiv 1910.01279, algorithm 1, where S_c is the logit (the score of
-    the baseline x = 0, which it subtracts, falls out of the softmax). The authors' published code
-    weights by the probability instead, without a softmax over the maps. No weight is negative, so
-    the map cannot show what speaks against the class. It runs the network once for each map.
+    the baseline x = 0, which it subtracts, falls out of the softmax). No weight is negative, so
+    of maps that are not negative none can speak against the class. It runs the network once for
+    each map.
 
     Arguments, shape and errors as in `grad_cam`; a function sees pictures of one image at a time.
 
