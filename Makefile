@@ -17,6 +17,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
+# Hundreds of processes import torch: where compiled files are not kept, each compiles it again.
+unexport PYTHONDONTWRITEBYTECODE
 # how chapters run for the book: explorers are drawn ahead, and their pictures put here
 BAKED := XCNN_EXPLORER=baked TQDM_DISABLE=1 \
 	XCNN_STUDY=$(CURDIR)/_build/study \

