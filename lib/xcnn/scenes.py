@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from .errors import InputError, nearest
+from .errors import InputError, nearest, whole_number
 from .packages import imported
 from .scene_layout import place, project, stand
 from .scene_objects import DRAW, draw
@@ -133,8 +133,7 @@ def render(
 
 def _check(seed, classes, size, knobs):
     """Refuse arguments of `render` that do not describe a scene."""
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed must be a whole number, 0 or more, not {seed!r}")
+    whole_number("seed", seed, least=0)
     for name in classes or ():
         if name not in CLASSES:
             raise InputError(f"no scene class {name!r}; {nearest(name, CLASSES)}")

@@ -103,7 +103,7 @@ class Gated(nn.Module):
 @pytest.mark.parametrize("batch", [None, 1])  # 1: every coalition goes through the head alone
 def test_linear_layers_below_and_a_vector_of_one_number(batch, monkeypatch):
     if batch:
-        monkeypatch.setattr(sys.modules["xcnn.methods.shap_cam"], "MAX_BATCH_NUMBERS", batch)
+        monkeypatch.setattr(sys.modules["xcnn.methods.shap_cam"], "MAX_NUMBERS", batch)
     torch.manual_seed(0)
     net = Gated().eval().double()
     x = noise(7)

@@ -17,6 +17,8 @@ from .layers import check_tensor, find_layer, hooked
 from .tape import Tape, tensors
 from .target import class_outputs, is_function, one_by_one, target_scores
 
+MAX_NUMBERS = 2**25  # in the maps that go through a head at once
+
 # Calls that ask for the form of a tensor. In a replay there are more images than in the first run.
 ASK_FOR_FORM = {
     torch.Tensor.shape.__get__,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..engine.contract import isolated, to_image_size
-from ..engine.head import Head, targets_of
+from ..engine.head import MAX_NUMBERS, Head, targets_of
 from ..engine.layers import layer_name, layout_of, maps_of
 from ..engine.many import at_once, scores_of_many
 from ..engine.progress import progress, timed
@@ -18,15 +18,13 @@ from ..engine.target import one_by_one, target_values
 from ..networks import ready
 from .grad_cam import maps_and_gradient
 
-MAX_NUMBERS = 2**25  # in the maps that go through a head at once
-
 
 def hires_cam(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k dS_c/dA_k * A_k), position by position.
 
-    Source: Draelos and Carin 2020, arXiv 2011.08891, section 3.3. Where the network above the layer
-    is linear, the signed map sums to S_c less the bias, so each position shows what it adds to the
-    score; Grad-CAM, which averages the gradient first, need not.
+    Source: Draelos and Carin 2020, arXiv 2011.08891. Where the network above the layer is linear,
+    the signed map sums to S_c less the bias, so each position shows what it adds to the score;
+    Grad-CAM, which averages the gradient first, need not.
 
     Arguments, shape and errors as in `grad_cam`. The paper draws the signed map, relu=False.
 
@@ -43,7 +41,7 @@ def grad_cam_plus_plus(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k w_k A_k), w_k = sum_ij alpha_ij ReLU(g_ij), where g = dS_c/dA_k.
 
     alpha_ij = g_ij^2 / (2 g_ij^2 + sum_ab A_ab g_ij^3), and 0 where g_ij or the denominator is 0.
-    Source: Chattopadhay et al. 2018, arXiv 1710.11063, eq. 5, 7 and 19, for the score exp S_c. Its
+    Source: Chattopadhay et al. 2018, arXiv 1710.11063, eq. 5 and 19, for the score exp S_c. Its
     factor exp S_c > 0 scales the whole map; it is left out here, as it overflows. pytorch-grad-cam
     adds 1e-6 to the denominator, which changes the map where gradients are small.
 
@@ -64,9 +62,9 @@ def grad_cam_plus_plus(net, x, target=None, layer=None, relu=True, layout=None):
 def xgrad_cam(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k w_k A_k), w_k = sum_ij A_ij / (sum_ab A_ab) dS_c/dA_ij.
 
-    Source: Fu et al. 2020, arXiv 2008.02312, eq. 7. So the signed map sums to sum dS_c/dA * A, as
-    HiResCAM does. A map that sums to 0 gets the weight 0. The paper has maps behind a ReLU in mind:
-    where a map has both signs, its sum can be near 0 and its weight huge.
+    Source: Fu et al. 2020, arXiv 2008.02312. The signed map sums to sum dS_c/dA * A, as HiResCAM
+    does. A map that sums to 0 gets the weight 0. The paper has maps behind a ReLU in mind: where a
+    map has both signs, its sum can be near 0 and its weight huge.
 
     Arguments, shape and errors as in `grad_cam`.
 
@@ -83,7 +81,7 @@ def xgrad_cam(net, x, target=None, layer=None, relu=True, layout=None):
 def layer_cam(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k ReLU(dS_c/dA_k) * A_k), position by position.
 
-    Source: Jiang et al. 2021, doi 10.1109/TIP.2021.3089943, eq. 5 to 7.
+    Source: Jiang et al. 2021, doi 10.1109/TIP.2021.3089943.
 
     Arguments, shape and errors as in `grad_cam`.
 
@@ -131,10 +129,10 @@ def ablation_cam(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k w_k A_k), w_k = (S_c - S_c without A_k) / |S_c|.
 
     Without A_k means that this map is 0. Source: Desai and Ramaswamy 2020, doi
-    10.1109/WACV45572.2020.9093360, section 3. They divide by S_c, which turns the map's sign
-    where the score is negative; the absolute value does not. pytorch-grad-cam puts minus ten
-    million in the place of a map with negative values. Only the part of the network above the layer
-    runs, once for each map that is not 0 already.
+    10.1109/WACV45572.2020.9093360. They divide by S_c, which turns the map's sign where the score
+    is negative; the absolute value does not. pytorch-grad-cam puts minus ten million in the place
+    of a map with negative values. Only the part of the network above the layer runs, once for each
+    map that is not 0 already.
 
     Arguments, shape and errors as in `grad_cam`; a function sees one image at a time.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from ..engine.contract import isolated, to_image_size
-from ..engine.head import Head, targets_of
+from ..engine.head import MAX_NUMBERS, Head, targets_of
 from ..engine.layers import hooked, layer_name, layout_of
 from ..engine.layouts import Axes
 from ..engine.progress import progress, timed
@@ -30,7 +30,6 @@ from . import shapley
 
 BASELINES = ("mean", "zero")
 ESTIMATORS = ("auto", "exact", "permutation", "path")
-MAX_BATCH_NUMBERS = 2**25  # numbers in the maps that go through a head at once
 MAX_ORDERS = 256  # of arrival, where the caller does not say how many
 MAX_RUNS = 2**14  # of the head, to which the default number of orders is cut
 MIN_ORDERS = 8
@@ -278,7 +277,7 @@ class Game:
             return self.value(self._from_position_table(S), len(S))
         if self.D is not None:
             return self.value(self._from_linear_table(S), len(S))
-        at_once = max(1, MAX_BATCH_NUMBERS // self.A.numel())
+        at_once = max(1, MAX_NUMBERS // self.A.numel())
         parts = S.split(at_once)
         return torch.cat([self.value(self._from_maps(part), len(part)) for part in parts])
 
@@ -406,7 +405,7 @@ class Game:
 
         It is kept only where that gives the head's scores in numbers.
         """
-        if self.P * self.A.numel() > 4 * MAX_BATCH_NUMBERS:  # all positions alone, at once
+        if self.P * self.A.numel() > 4 * MAX_NUMBERS:  # all positions alone, at once
             return
         each_alone_then_nobody = torch.cat([torch.eye(self.P), torch.zeros(1, self.P)]) > 0
         _, name, h = self._with_first_linear(each_alone_then_nobody)
