@@ -130,8 +130,10 @@ class Network:
         >>> net.normalise(1).flatten().round(decimals=2).tolist()
         [2.25, 2.43, 2.64]
         """
+        if np.ndim(v) == 0:
+            v = torch.tensor(float(v), dtype=torch.float64)  # on the CPU: some devices have none
         v = torch.as_tensor(v)
-        v = v if v.ndim and v.is_floating_point() else v.double()
+        v = v if v.is_floating_point() else v.double()
         mean, std = self._statistics(v)
         return (v - mean) / std
 

@@ -149,7 +149,7 @@ def test_targets_in_every_form(method):
 @every_pair
 def test_a_batch_gives_what_single_images_give(method, name):
     net = xcnn.Network(copy.deepcopy(xcnn.load(name).module).double(), size=128)
-    x = images(4).double()
+    x = images(4, 64, 64).double()
     targets = [0, 3, 3, 9]
     R = explain(method, net, x, targets)
     assert R.abs().max() > 0

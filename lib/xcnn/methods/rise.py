@@ -139,7 +139,7 @@ class _Masks:
         self.size = size
 
     def batches(self, together):
-        """Batches (B, 1, H, W) of float32.
+        """Batches (B, 1, H, W) of float64.
 
         Each mask takes its numbers from a call of its own, so that they do not depend on how many
         come together.
@@ -156,7 +156,7 @@ class _Masks:
         form = {"generator": generator, "dtype": torch.float32}  # whatever the caller's default is
         shown = torch.rand(1, 1, self.grid, self.grid, **form) < self.share
         enlarged = F.interpolate(
-            shown.to(torch.float32),
+            shown.double(),
             ((self.grid + 1) * h, (self.grid + 1) * w),
             mode="bilinear",
             align_corners=False,
@@ -173,11 +173,11 @@ def _summary(f, draw, share):
     """
     together = at_once(torch.empty(draw.size))
     n = len(f)
-    mean_mask = sum(M.double().sum(0) for M in draw.batches(together))[0] / n
+    mean_mask = sum(M.sum(0) for M in draw.batches(together))[0] / n
     R = torch.zeros(draw.size, dtype=f.dtype)
     squares = torch.zeros(draw.size, dtype=f.dtype)
     for f_part, M in zip((f - f.mean()).split(together), draw.batches(together), strict=True):
-        terms = f_part[:, None, None] * (M[:, 0].double() - mean_mask) / share
+        terms = f_part[:, None, None] * (M[:, 0] - mean_mask) / share
         R += terms.sum(0) / n
         squares += terms.square().sum(0) / n
     error = ((squares - R.square()).clamp(min=0) / (n - 1)).sqrt()
