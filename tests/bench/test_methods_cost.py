@@ -19,6 +19,9 @@ from tests.helpers.scoreboard import answers
 
 NETWORKS = ["resnet18", "squeezenet1_1", "vgg11", *SMALL]
 SECONDS = 40  # for each table; more where one round takes longer
+# They run a network dozens to hundreds of times, so they get few rounds, and one picture.
+SLOW = ("SmoothGrad", "integrated", "Score-CAM", "Ablation-CAM", "occlusion", "RISE", "LIME")
+TOO_SLOW = {("resnet18", "Score-CAM"), ("vgg11", "Score-CAM")}  # minutes by each library
 MAX_LENGTH = 120  # characters of a library's message
 OURS_OR_ALONE = ("", "xcnn", "lime")  # libraries whose maps are compared with no other's
 MAX_GRAD_CAM = 0.75  # of the unit
@@ -70,6 +73,9 @@ def ways_to_maps(net, x, targets):
     """(method, library) -> call without arguments; first the unit. Refusals are printed."""
     calls = {(UNIT, ""): lambda: unit(net.module, x, targets)}
     for method, libraries in WAYS.items():
+        if (net.name, method) in TOO_SLOW:
+            print(f"{net.name}: {method} is left out")
+            continue
         for library, prepare in libraries.items():
             call = prepare(copy.deepcopy(net.module), net.layer)
             if why := refusal(call, x, targets):
@@ -80,13 +86,14 @@ def ways_to_maps(net, x, targets):
 
 
 def costs(calls, batch):
-    """What each call costs. LIME is slow: it gets few rounds, and those with one picture only."""
-    quick = {way: call for way, call in calls.items() if "LIME" not in way[0]}
+    """What each call costs; the slow ones with one picture only."""
+    slow = {way: call for way, call in calls.items() if way[0].startswith(SLOW)}
+    quick = {way: call for way, call in calls.items() if way not in slow}
     taken = side_by_side(quick, SECONDS)
     if batch == 1:
-        slow = {way: call for way, call in calls.items() if way[0] == UNIT or "LIME" in way[0]}
-        times = side_by_side(slow, 0)
-        taken |= {way: cost for way, cost in times.items() if way[0] != UNIT}
+        first = (UNIT, "")
+        times = side_by_side({first: calls[first]} | slow, 0)
+        taken |= {way: times[way] for way in slow}
     return taken
 
 
