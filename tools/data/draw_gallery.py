@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from functools import cache
 
@@ -34,6 +35,7 @@ from tools.data.measure_gallery import OPTIONS, correlations
 from tools.data.observe_gallery import observations
 
 FOLDER = ROOT / "data" / "gallery"
+NEW = FOLDER.with_name("gallery.new")  # takes the place of the old one when all of it is there
 FRAMES_URL = "../_static/frames"  # `make book` copies the frames there
 PACKAGES = {"torch": torch, "torchvision": torchvision, "scikit-image": skimage, "numpy": np}
 SIGNIFICANT_DIGITS = 6  # further digits of a float differ from machine to machine
@@ -54,7 +56,7 @@ def bake(name):
 
     with tqdm(total=len(frames(choices)), desc=name) as progress:
         html = explore(view, alt=alt, **choices).html
-    (FOLDER / f"{name}.html").write_text(html + "\n")
+    (NEW / f"{name}.html").write_text(html + "\n")
     return [
         {"explorer": name, "file": file, **choice, **sheet_of(**choice).record()}
         for choice, file in zip(frames(choices), baked(html)["frames"], strict=True)
@@ -114,24 +116,25 @@ def main():
     """Draw and write the gallery anew."""
     os.environ |= {
         "XCNN_EXPLORER": "baked",
-        "XCNN_FRAMES": str(FOLDER),
+        "XCNN_FRAMES": str(NEW),
         "XCNN_FRAMES_URL": FRAMES_URL,
     }
-    index = provenance()  # comes first, because without weights the program ends here
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for old in FOLDER.iterdir():
-        old.unlink()
+    try:
+        index = provenance()
+    except xcnn.InputError as error:
+        sys.exit(f"The gallery needs the weights of {', '.join(NETWORKS)}: {error}")
+    shutil.rmtree(NEW, ignore_errors=True)
+    NEW.mkdir()
     index["frames"] = [record for name in EXPLORERS for record in bake(name)]
     index["correlations"] = correlations()
     index = rounded(index)
-    (FOLDER / "index.json").write_text(index_text(index))
-    (FOLDER / "observations.md").write_text(numbered(observations(index)))
+    (NEW / "index.json").write_text(index_text(index))
+    (NEW / "observations.md").write_text(numbered(observations(index)))
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    NEW.rename(FOLDER)
     megabytes = sum(file.stat().st_size for file in FOLDER.iterdir()) / 1e6
     print(f"{len(index['frames'])} frames in {FOLDER}, {megabytes:.1f} MB")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except xcnn.InputError as error:
-        sys.exit(f"The gallery needs the weights of {', '.join(NETWORKS)}: {error}")
+    main()

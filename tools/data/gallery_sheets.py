@@ -103,6 +103,7 @@ class Sheet:
         picture = net.picture(x)[0]
         panels = [(self.photograph, picture)]
         panels += [self._panel(label, picture) for label in self.maps]
+        panels += [("", np.ones_like(picture))] * (-len(panels) % columns)  # a row is filled up
         rows = [panels[k : k + columns] for k in range(0, len(panels), columns)]
         figure = show.grid(rows, limit=1, signed=True, size=size)
         figure.suptitle(self.title(), fontsize=10)
@@ -229,13 +230,13 @@ EXPLORERS = {
     "methods": Explorer(
         methods,
         columns=3,
-        size=(4.6, 7.0),
+        size=(4.6, 12.2),
         choices={"photograph": list(photos.NAMES), "class_": RANKS, "network": list(NETWORKS)},
     ),
     "cat_or_cup": Explorer(
         cat_or_cup,
         columns=3,
-        size=(4.6, 7.0),
+        size=(4.6, 12.2),
         choices={"asked_for": list(THINGS), "network": list(NETWORKS)},
     ),
     "layers": Explorer(

@@ -9,9 +9,11 @@ from xcnn import photos, show
 from xcnn.loading import REAL as NETWORKS
 from xcnn.methods import LABELS
 
+# the others explain the logit too
 OPTIONS = {
-    "lime": {"samples": 200, "score": "logit", "seed": 0}
-}  # the others explain the logit too
+    "lime": {"samples": 200, "score": "logit", "seed": 0},
+    "rise": {"masks": 300, "score": "logit", "seed": 0},
+}
 TOP_CLASSES = 3
 FULL_STRENGTH_QUANTILE = 0.99  # the share of pixels that are drawn below full strength
 NINTHS = [f"{y} {x}" for y in ("upper", "middle", "lower") for x in ("left", "centre", "right")]
@@ -19,6 +21,8 @@ COARSE_CELLS = 14  # in each direction, where maps are compared from afar
 BLIND = ("deconvnet", "guided backprop")  # may draw the same map of any photograph
 RELATED = (
     ("CAM", "Grad-CAM"),
+    ("HiResCAM", "Grad-CAM"),
+    ("XGrad-CAM", "Grad-CAM"),
     ("LRP", "deep Taylor"),
     ("Guided Grad-CAM", "guided backprop"),
     ("Guided Grad-CAM", "Grad-CAM"),
