@@ -8,8 +8,10 @@ import copy
 
 import torch
 from torch import nn
+from xcnn.methods import LABELS
 
-from tests.helpers.oracles import TARGETS, batch, network, state
+from tests.helpers.cam_formulas import PAPER, by_formula, enlarged, maps_and_slopes
+from tests.helpers.oracles import TARGETS, batch, images, network, state
 from tests.helpers.peers import WAYS
 from tests.helpers.rewritten import by_autograd, rewritten
 
@@ -22,7 +24,13 @@ FAMILIES = [
     "mobilenet_v2",
     "densenet121",
 ]
-LAST = {"resnet18": "layer4", "squeezenet1_1": "features", "vgg11": "features"}
+LAST = {
+    "resnet18": "layer4",
+    "squeezenet1_1": "features",
+    "vgg11": "features",
+    "densenet121": "features",
+}
+FAMILY = {LABELS[name]: weights for name, weights in PAPER.items()}
 # how a library may refuse a network
 REFUSALS = (
     RuntimeError,
@@ -66,6 +74,18 @@ def relevance_is_kept(library, name):
     return near(ask("LRP epsilon", library, name, x, module=module).sum((1, 2, 3)), S_c)
 
 
+def formula_holds(library, of):
+    """A member of the CAM family equals its paper's formula at a network's last layer."""
+    method, name = of.split(", ")
+    x = images(name)
+    A, g = maps_and_slopes(name, LAST[name])
+    L = enlarged(by_formula(A, g, FAMILY[method](A, g)).relu(), x)
+    if library == "pytorch-grad-cam":  # it stretches every map to [0, 1]
+        L = L - L.amin((1, 2, 3), keepdim=True)
+        L = L / L.amax((1, 2, 3), keepdim=True)
+    return near(ask(method, library, name, x), L)
+
+
 def batch_is_single(library, method, name="resnet18"):
     """Three images at once give what they give one by one."""
     x = batch(network(name).size).float()
@@ -90,6 +110,9 @@ def questions():
     for name in FAMILIES:
         if name != "inception_v3":
             yield relevance_is_kept, "LRP epsilon", name
+    for method in FAMILY:
+        for name in ("resnet18", "densenet121"):
+            yield formula_holds, method, f"{method}, {name}"
     for method in ("guided backprop", "Grad-CAM"):
         yield batch_is_single, method, method
     for method in ("guided backprop", "Grad-CAM", "LRP epsilon"):

@@ -17,7 +17,7 @@ def without_why(rows):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("library", ["xcnn", "captum", "pytorch-grad-cam", "zennit"])
+@pytest.mark.parametrize("library", ["xcnn", "captum", "pytorch-grad-cam", "torch-cam", "zennit"])
 def test_the_recorded_answers_come_out_again(library):
     recorded = [row for row in RECORDED if row["library"] == library]
     assert len(recorded) > 5

@@ -4,17 +4,16 @@ The libraries are asked for their maps before these are stretched to [0, 1] and 
 """
 
 import copy
-import functools
 
 import pytest
 import pytorch_grad_cam
 import torch
-import torch.nn.functional as F
 import torchcam.methods
 import xcnn
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from tests.helpers.cam_formulas import PAPER, by_formula, enlarged, maps_and_slopes
 from tests.helpers.oracles import (
     TARGETS,
     assert_near,
@@ -40,32 +39,6 @@ def layer_of(name, place):
     return list(network(name).layers)[place]
 
 
-@functools.cache
-def maps_and_slopes(name, layer):
-    """A and dS_c/dA by a hook and autograd, both (3, C, h, w)."""
-    module = network(name).module
-    seen = []
-
-    def keep(_module, _inputs, output):
-        seen[:] = [output]
-        return output.clone()  # in-place operations above must not change A
-
-    handle = module.get_submodule(layer).register_forward_hook(keep)
-    S = module(images(name).requires_grad_())
-    handle.remove()
-    (g,) = torch.autograd.grad(S[range(3), TARGETS].sum(), seen[0])
-    return seen[0].detach(), g
-
-
-def by_formula(A, g, weights):
-    """The signed map (3, 1, h, w) of weights (3, C, ...)."""
-    return (weights * A).sum(1, keepdim=True)
-
-
-def enlarged(L, x):
-    return F.interpolate(L, x.shape[2:], mode="bilinear", align_corners=False)
-
-
 def by_pytorch_grad_cam(kind, A, g):
     """Its signed map (3, 1, h, w) of our A and gradient."""
     cam = object.__new__(kind)  # its constructor hooks a network, which is not needed here
@@ -83,25 +56,7 @@ def by_torch_cam(kind, name, layer):
     return L.relu()[:, None]
 
 
-def alpha_of_the_paper(A, g):
-    """Grad-CAM++, equation 19 as it stands: (3, C, h, w)."""
-    total = A.sum((2, 3), keepdim=True)
-    alpha = g**2 / (2 * g**2 + total * g**3)
-    return alpha.nan_to_num(0, 0, 0)
-
-
 # ---- those made of A and its gradient
-
-PAPER = {
-    "hires_cam": lambda A, g: g,
-    "layer_cam": lambda A, g: g.clamp(min=0),
-    "xgrad_cam": lambda A, g: (
-        (A * g).sum((2, 3), keepdim=True) / A.sum((2, 3), keepdim=True)
-    ).nan_to_num(0, 0, 0),
-    "grad_cam_plus_plus": lambda A, g: (alpha_of_the_paper(A, g) * g.clamp(min=0)).sum(
-        (2, 3), keepdim=True
-    ),
-}
 
 
 @cases
