@@ -27,7 +27,8 @@ from .loading import load
 from .methods import METHODS, explain_all
 from .packages import imported
 
-OPTIONS = {"lime": {"samples": 150}}  # not 1,000: one map takes that many runs of the network
+# not 1,000: one map takes that many runs of the network
+OPTIONS = {"lime": {"samples": 150}, "rise": {"masks": 300}}
 ORIGINAL = "original"
 KEY = ("source", "image", "class", "network", "size", "method")
 DILATE = 0.2  # the masks grow by this fraction, as in `energy_concentration`
@@ -180,7 +181,7 @@ def run(
     :param cases: from `cases`
     :param networks: names, see `xcnn.load`
     :param sizes: "original", or sides in pixels
-    :param methods: names in `METHODS`; None: all. LIME takes 150 samples here
+    :param methods: names in `METHODS`; None: all. LIME takes 150 samples here, RISE 300 masks
     :param batch: pictures of one size that go through a network together
     :param cluster: a dask.distributed Client whose workers share the work; None: this process
         does it

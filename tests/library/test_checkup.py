@@ -377,11 +377,13 @@ HEALTHY = [
 ]
 
 
-# Here it is the method: no relevance of deep Taylor is negative, so all classes get the same
-# places; deconvnet goes down through strides, which leaves more in the corners.
+# Here it is the method: no relevance of deep Taylor and no weight of Score-CAM is negative, so all
+# classes may get the same places; deconvnet goes down through strides, which leaves more in the
+# corners.
 OF_THE_METHOD = {
     ("vgg_s", "deep_taylor"): {"another class"},
     ("allconv_s", "deconvnet"): {"peak"},
+    ("allconv_s", "score_cam"): {"another class"},
 }
 
 

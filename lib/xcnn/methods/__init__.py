@@ -1,8 +1,7 @@
 """The explanation methods, a file each; this listing is the table of contents.
 
-`_TABLE` is the list of those that the chapters teach. `METHODS`, the command line's help, the page
-of names in the book and the lists that tests go through are made from it. `import xcnn` offers
-those of `_MORE`, too.
+`_TABLE` is the one list of them. `METHODS`, the names that `import xcnn` offers, the command line's
+help, the page of names in the book and the lists that tests go through are made from it.
 """
 
 import time
@@ -37,14 +36,25 @@ POSITIONS = "positions"  # a map has one value a place, (N, 1, H, W)
 
 _TABLE = (
     (gradient, "gradient", PIXELS),
+    (gradient_times_input, "gradient x input", PIXELS),
+    (smooth_grad, "SmoothGrad", PIXELS),
+    (integrated_gradients, "integrated gradients", PIXELS),
     (deconvnet, "deconvnet", PIXELS),
     (guided_backprop, "guided backprop", PIXELS),
     (cam, "CAM", POSITIONS),
     (grad_cam, "Grad-CAM", POSITIONS),
     (guided_grad_cam, "Guided Grad-CAM", PIXELS),
+    (hires_cam, "HiResCAM", POSITIONS),
+    (grad_cam_plus_plus, "Grad-CAM++", POSITIONS),
+    (xgrad_cam, "XGrad-CAM", POSITIONS),
+    (layer_cam, "LayerCAM", POSITIONS),
+    (score_cam, "Score-CAM", POSITIONS),
+    (ablation_cam, "Ablation-CAM", POSITIONS),
     (shap_cam, "Shap-CAM", POSITIONS),
     (lrp, "LRP", PIXELS),
     (deep_taylor, "deep Taylor", PIXELS),
+    (occlusion, "occlusion", POSITIONS),
+    (rise, "RISE", POSITIONS),
     (lime, "LIME", POSITIONS),
     (cnn_fixations, "CNN Fixations", POSITIONS),
 )
@@ -64,20 +74,6 @@ _RESULTS = (
     find_fixations,
     Fixations,
 )
-# methods that are not in `_TABLE` yet: the gallery and the doctor do not know them
-_MORE = (
-    gradient_times_input,
-    smooth_grad,
-    integrated_gradients,
-    hires_cam,
-    grad_cam_plus_plus,
-    xgrad_cam,
-    layer_cam,
-    score_cam,
-    ablation_cam,
-    occlusion,
-    rise,
-)
 # what explains a class, and not an answer to a picture
 _OF_CLASSES = (class_image,)
 
@@ -85,7 +81,7 @@ __all__ = [
     "METHODS",
     "explain_all",
     *METHODS,
-    *(function.__name__ for function in (*_MORE, *_RESULTS, *_OF_CLASSES)),
+    *(function.__name__ for function in (*_RESULTS, *_OF_CLASSES)),
 ]
 
 # methods that share one forward pass -> what each sends down at a ReLU
