@@ -132,9 +132,9 @@ def fewer_pictures(index):
         f"**{len(index['methods'])} names, fewer pictures.** (Figure 1) All three networks end in "
         "a global average, so CAM, Grad-CAM and HiResCAM differ by a factor only, and XGrad-CAM "
         "hardly by more. Seen from afar, where the energy lies in 14 by 14 cells, LRP with its "
-        f"default rules and deep Taylor correlate by {at_least(cousins)} or more. Guided Grad-CAM lies where guided backprop lies "
-        f"({mean(fine):.2f} on average) rather than where Grad-CAM does ({mean(coarse):.2f}), in "
-        f"{closer} of {len(fine)} cases."
+        f"default rules and deep Taylor correlate by {at_least(cousins)} or more. Guided Grad-CAM "
+        f"lies where guided backprop lies ({mean(fine):.2f} on average) rather than where Grad-CAM "
+        f"does ({mean(coarse):.2f}), in {closer} of {len(fine)} cases."
     )
 
 
