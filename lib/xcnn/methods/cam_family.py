@@ -128,11 +128,11 @@ def score_cam(net, x, target=None, layer=None, relu=True, layout=None):
 def ablation_cam(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k w_k A_k), w_k = (S_c - S_c without A_k) / |S_c|.
 
-    Without A_k means that this map is 0. Source: Desai and Ramaswamy 2020, doi
-    10.1109/WACV45572.2020.9093360. They divide by S_c, which turns the map's sign where the score
-    is negative; the absolute value does not. pytorch-grad-cam puts minus ten million in the place
-    of a map with negative values. Only the part of the network above the layer runs, once for each
-    map that is not 0 already.
+    Without A_k means that this map is 0.
+    Source: Desai and Ramaswamy 2020, doi 10.1109/WACV45572.2020.9093360. They divide by S_c, which
+    turns the map's sign where the score is negative; the absolute value does not. pytorch-grad-cam
+    puts minus ten million in the place of a map with negative values. Only the part of the network
+    above the layer runs, once for each map that is not 0 already.
 
     Arguments, shape and errors as in `grad_cam`; a function sees one image at a time.
 
