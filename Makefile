@@ -8,7 +8,7 @@
 #   make models      train the small networks again
 #   make study COCO=folder   record the results on real networks and photographs again;
 #                    goes on where it stopped
-#   make gallery     draw the gallery of real networks again (data/gallery); an hour
+#   make gallery     draw the gallery of real networks again (data/gallery); an hour or more
 #   make similar     measure again how search among many pictures behaves; half an hour
 #   make bench       cost and answers beside peers
 #   make pdf         the book on paper, to hand out: _build/pdf/xcnn.pdf

@@ -155,6 +155,9 @@ def masks(A, x):
     return ((H - low) / (H.amax((1, 2), keepdim=True) - low)).nan_to_num(0)
 
 
+EQUAL = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
 def small_question(name, layer):
     """Network, three images of 64 pixels and their maps: hundreds of runs take a while.
 
@@ -180,7 +183,7 @@ def test_score_cam_by_hand(name, place):
             S = torch.cat([net.module(image * part)[:, c] for part in parts])
         maps.append(by_formula(A_of_image, None, S.softmax(0)[None, :, None, None]))
     wanted = enlarged(torch.cat(maps).relu(), x)
-    assert_near(xcnn.score_cam(net, x, targets, layer), wanted, 1e-5)
+    assert_near(xcnn.score_cam(net, x, targets, layer), wanted, EQUAL[x.dtype])
 
 
 class FullSize(nn.Module):
@@ -228,7 +231,7 @@ def test_ablation_cam_by_hand(name, place):
         S = net.module(image)[0, c].detach()
         maps.append(by_formula(A_of_image, None, ((S - S_k) / S.abs())[None, :, None, None]))
     R = xcnn.ablation_cam(net, x, targets, layer, relu=False)
-    assert_near(R, enlarged(torch.cat(maps), x), 1e-5)
+    assert_near(R, enlarged(torch.cat(maps), x), EQUAL[x.dtype])
 
 
 def test_ablation_cam_equals_pytorch_grad_cam_where_maps_and_scores_are_not_negative():

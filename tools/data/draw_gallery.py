@@ -3,7 +3,7 @@
 Writes data/gallery: four explorers (HTML) with their frames; `index.json`, which says what every
 frame shows, how it was made and the numbers measured on it; and `observations.md`, sentences that
 follow from these numbers. `book/gallery.md` includes them, so that a reader without weights sees
-real networks at work. This takes about an hour on two processors.
+real networks at work. This takes more than an hour on two processors.
 
 `gallery_sheets` says what is on each frame, `measure_gallery` measures the maps, and
 `observe_gallery` writes the sentences.

@@ -62,9 +62,9 @@ def grad_cam_plus_plus(net, x, target=None, layer=None, relu=True, layout=None):
 def xgrad_cam(net, x, target=None, layer=None, relu=True, layout=None):
     """L = ReLU(sum_k w_k A_k), w_k = sum_ij A_ij / (sum_ab A_ab) dS_c/dA_ij.
 
-    Source: Fu et al. 2020, arXiv 2008.02312. The signed map sums to sum dS_c/dA * A, as HiResCAM
-    does. A map that sums to 0 gets the weight 0. The paper has maps behind a ReLU in mind: where a
-    map has both signs, its sum can be near 0 and its weight huge.
+    Source: Fu et al. 2020, arXiv 2008.02312, eq. 7 and 8. The signed map sums to sum dS_c/dA * A,
+    as HiResCAM does. A map that sums to 0 gets the weight 0. The paper has maps behind a ReLU in
+    mind: where a map has both signs, its sum can be near 0 and its weight huge.
 
     Arguments, shape and errors as in `grad_cam`.
 
