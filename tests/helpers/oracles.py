@@ -47,9 +47,11 @@ def network(name):
     return xcnn.Network(module.eval().double(), name, size=96)
 
 
-@functools.cache
 def batch(size, n=3):
-    """n images of noise, (n, 3, size, size) float64, within the bounds of pixels."""
+    """n images of noise, (n, 3, size, size) float64, within the bounds of pixels.
+
+    They are drawn anew for each caller, who may mark them as leaves of a gradient.
+    """
     generator = torch.Generator().manual_seed(1)
     return within(torch.randn(n, 3, size, size, dtype=torch.float64, generator=generator))
 
