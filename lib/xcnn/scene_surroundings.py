@@ -181,6 +181,8 @@ SHAPES = (_pebble, _stick, _leaf, _box)
 def shadow(canvas, layer, side):
     """Paint the soft shadow that a layer throws to its lower right.
 
+    What leaves the picture comes back, faintly, at the opposite edge.
+
     :param canvas: PIL RGB image, side x side; it is painted on
     :param layer: PIL RGBA image of the same size
     :param side: of both in pixels

@@ -7,6 +7,7 @@ stream of random numbers.
 """
 
 import json
+import numbers
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ ASPECTS = (
     "clutter",
     "noise",
 )
+CLUTTER = "clutter"  # what `without` calls the pebbles, sticks, leaves and boxes
 MIN_SIZE = 16  # pixels; a smaller scene would show nothing
 SUPERSAMPLING = 2  # scenes are drawn this much larger, then averaged down: smooth edges
 # The plate of a tag is larger than the box of its words. These fractions of the picture's side are
@@ -79,7 +81,8 @@ class Scene:
         ((128, 128), 0.1)
         """
         if name not in self.labels:
-            raise InputError(f"no {name!r} in this scene; it holds: {', '.join(self.labels)}")
+            holds = ", ".join(self.labels) or "nothing"
+            raise InputError(f"no {name!r} in this scene; it holds: {holds}")
         return self.masks[[label == name for label in self.labels]].any(0)
 
 
@@ -87,11 +90,22 @@ class Scene:
 
 
 def render(
-    seed, *, classes=None, scale=None, view=None, light=None, occlusion=None, count=None, size=128
+    seed,
+    *,
+    classes=None,
+    scale=None,
+    view=None,
+    light=None,
+    occlusion=None,
+    count=None,
+    size=128,
+    without=None,
 ):
     """Render one scene. The same arguments always give the same scene.
 
-    Knobs left at None are drawn from the seed.
+    Knobs left at None are drawn from the seed. With `without`, everything else stays as it was,
+    pixel by pixel: what the missing thing hid comes to light, its shadow is gone, and a board that
+    hid part of it stays.
 
     :param seed: int >= 0
     :param classes: names of the objects, left to right; None draws `count` different ones
@@ -101,34 +115,68 @@ def render(
     :param occlusion: fraction of each object's area that something else hides, 0 to 0.9
     :param count: number of objects, 1 to 4; ignored where `classes` is given
     :param size: side of the image in pixels; the layout does not depend on it
-    :return: `Scene`
-    :raises InputError: for an unknown class or a knob out of range
+    :param without: what to leave out: an object by its place in the scene's labels, from 0, or
+        "clutter"
+    :return: `Scene`; `without` an object it holds one label and one mask less
+    :raises InputError: for an unknown class, a knob out of range, or a `without` that the scene
+        does not hold
 
     >>> xcnn.scenes.render(0, classes=["pizza", "bus"]).labels
     ('pizza', 'bus')
+    >>> xcnn.scenes.render(0, classes=["pizza", "bus"], without=0).labels
+    ('bus',)
     """
     knobs = {"scale": scale, "view": view, "light": light, "occlusion": occlusion, "count": count}
     _check(seed, classes, size, knobs)
     streams = {aspect: np.random.default_rng([seed, k]) for k, aspect in enumerate(ASPECTS)}
     if classes is None:
         classes = tuple(streams["class"].permutation(CLASSES)[: count or 1])
+    _check_without(without, classes)
     side = size * SUPERSAMPLING
     canvas = background(streams["ground"], side)
-    clutter(canvas, streams["clutter"], side)
+    if without != CLUTTER:
+        clutter(canvas, streams["clutter"], side)
     masks = []
-    spots = place(streams["place"], len(classes))
-    for k, (name, spot) in enumerate(zip(classes, spots, strict=True)):
-        pose = stand(streams["scale"], streams["view"], spot, scale, view)
-        paint = np.random.default_rng([seed, 100 + k, CLASSES.index(name)])
-        layer = _object_layer(name, paint, pose, side)
-        alpha = layer.getchannel("A")
-        fraction = _hidden_fraction(streams["occlusion"], occlusion)
-        masks = [*_lay_on_top(canvas, layer, masks), alpha]
-        board = occluder(streams["occlusion"], alpha, side, fraction)
+    for k, (layer, board) in enumerate(_things(seed, streams, classes, knobs, side)):
+        if k != without:
+            masks = [*_lay_on_top(canvas, layer, masks), layer.getchannel("A")]
         if board is not None:
             masks = _lay_on_top(canvas, board, masks)
     image = _expose(canvas.resize((size, size), Image.Resampling.BOX), streams, light)
-    return Scene(image, tuple(str(name) for name in classes), _as_bool(masks, size))
+    labels = tuple(str(name) for k, name in enumerate(classes) if k != without)
+    return Scene(image, labels, _as_bool(masks, size))
+
+
+def without_each(seed, **knobs):
+    """A scene, and the same scene without each of its objects in turn.
+
+    What a network's score loses from the first to one of the others is the effect of that object,
+    among pictures of the kind that the network was trained on.
+
+    :param seed, knobs: as in `render`
+    :return: the whole `Scene`, and a list of `Scene`, one for each of its labels
+
+    >>> whole, lesser = xcnn.scenes.without_each(10, count=2)
+    >>> whole.labels, [scene.labels for scene in lesser]
+    (('broccoli', 'clock'), [('clock',), ('broccoli',)])
+    """
+    whole = render(seed, **knobs)
+    return whole, [render(seed, **knobs, without=k) for k in range(len(whole.labels))]
+
+
+def _things(seed, streams, classes, knobs, side):
+    """The objects, farthest first: each one's layer, and the board that hides part of it, or None.
+
+    All are drawn, also one that is left out, so that each takes its own random numbers.
+    """
+    spots = place(streams["place"], len(classes))
+    for k, (name, spot) in enumerate(zip(classes, spots, strict=True)):
+        pose = stand(streams["scale"], streams["view"], spot, knobs["scale"], knobs["view"])
+        paint = np.random.default_rng([seed, 100 + k, CLASSES.index(name)])
+        layer = _object_layer(name, paint, pose, side)
+        fraction = _hidden_fraction(streams["occlusion"], knobs["occlusion"])
+        board = occluder(streams["occlusion"], layer.getchannel("A"), side, fraction)
+        yield layer, board
 
 
 def _check(seed, classes, size, knobs):
@@ -145,6 +193,15 @@ def _check(seed, classes, size, knobs):
         low, high = KNOBS[knob]
         if value is not None and not low <= value <= high:
             raise InputError(f"{knob} must lie between {low} and {high}, not {value}")
+
+
+def _check_without(without, classes):
+    """Refuse a `without` that is not a thing of this scene."""
+    is_place = isinstance(without, numbers.Integral) and not isinstance(without, bool)
+    if without is None or without == CLUTTER or (is_place and 0 <= without < len(classes)):
+        return
+    places = ", ".join(f"{k} ({name})" for k, name in enumerate(classes))
+    raise InputError(f"without is {places} or {CLUTTER!r} in this scene, not {without!r}")
 
 
 def _object_layer(name, rng, pose, side):
@@ -187,7 +244,7 @@ def _expose(canvas, streams, light):
 def _as_bool(masks, size):
     """PIL masks of the large canvas as (n, size, size) bool, rounded to whole pixels."""
     small = [mask.resize((size, size), Image.Resampling.BOX) for mask in masks]
-    return np.stack([np.asarray(mask) >= 128 for mask in small])
+    return np.array([np.asarray(mask) >= 128 for mask in small], bool).reshape(-1, size, size)
 
 
 # ---- the copyright tag of chapter 12
@@ -247,6 +304,7 @@ def dataset(n, seed=0, **knobs):
     :param knobs: as in `render`
     :return: images (n, size, size, 3) uint8, labels (n,) int64: the index in `CLASSES` of each
         scene's first object
+    :raises InputError: as `render`; scenes without their only object
 
     >>> images, labels = xcnn.scenes.dataset(3, size=32)
     >>> images.shape, labels.shape
@@ -256,6 +314,8 @@ def dataset(n, seed=0, **knobs):
     labels = []
     for scene_seed in range(seed, seed + n):
         scene = render(scene_seed, **knobs)
+        if not scene.labels:
+            raise InputError("a scene without its only object has no label; ask for a count of 2")
         images.append(np.asarray(scene.image))
         labels.append(CLASSES.index(scene.labels[0]))
     return np.stack(images), np.array(labels)

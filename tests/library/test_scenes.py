@@ -127,11 +127,85 @@ def test_size_does_not_move_things(seed):
         ({"count": 5}, "count must lie between 1 and 4"),
         ({"size": 8}, "at least 16"),
         ({"seed": -1}, "seed"),
+        ({"without": 1}, r"without is 0 \(\w.*\) or 'clutter' in this scene, not 1"),
+        ({"without": -1}, "not -1"),
+        ({"without": True}, "not True"),
+        ({"without": "clock", "classes": ["clock", "bus"]}, r"0 \(clock\), 1 \(bus\) or 'clutter'"),
     ],
 )
 def test_bad_knobs(knobs, says):
     with pytest.raises(InputError, match=says):
         render(**{"seed": 0, **knobs})
+
+
+@pytest.fixture
+def layers(monkeypatch):
+    """The opacity of each layer that `render` lays on the picture, in order."""
+    alphas = []
+    lay = scenes._lay_on_top
+
+    def recorded(canvas, layer, masks):
+        alphas.append(np.asarray(layer.resize((128, 128)).getchannel("A")))
+        return lay(canvas, layer, masks)
+
+    monkeypatch.setattr(scenes, "_lay_on_top", recorded)
+    return alphas
+
+
+@pytest.mark.parametrize("occlusion", [None, 0, 0.5])
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_without_one_thing_all_else_is_the_same(seed, count, occlusion, layers):
+    knobs = {"count": count, "occlusion": occlusion}
+    whole = render(seed, **knobs)
+    all_layers = layers[:]
+    for k in range(count):
+        layers.clear()
+        scene = render(seed, **knobs, without=k)
+        assert scene.labels == whole.labels[:k] + whole.labels[k + 1 :]
+        rest = np.delete(whole.masks, k, axis=0)
+        assert not (rest & ~scene.masks).any()  # what it hid comes to light
+        # which layer was it? The only one that is laid no longer.
+        kept = iter([*layers, None])
+        wanted = next(kept)
+        for place, alpha in enumerate(all_layers):
+            if wanted is None or (alpha != wanted).any():
+                break
+            wanted = next(kept)
+        nearer = np.max([np.zeros((128, 128)), *all_layers[place + 1 :]], axis=0)
+        changed = (pixels(whole) != pixels(scene)).any(2)
+        # The shadow's sigma is 2.6 pixels, its offset at most 3.2, and what leaves the picture
+        # comes back at the opposite edge.
+        around = np.pad(alpha > 0, 20, mode="wrap")
+        assert not changed[far_from(around, distance=16)[20:-20, 20:-20]].any()
+        assert not changed[nearer == 255].any()
+        assert changed[whole.masks[k]].mean() > 0.95
+
+
+def test_without_each_is_without_one_by_one():
+    whole, lesser = scenes.without_each(5, count=3)
+    assert same(whole, render(5, count=3)) and len(lesser) == 3
+    assert all(same(scene, render(5, count=3, without=k)) for k, scene in enumerate(lesser))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_without_clutter(seed):
+    whole = render(seed, count=3)
+    bare = render(seed, count=3, without="clutter")
+    assert bare.labels == whole.labels and (bare.masks == whole.masks).all()
+    changed = (pixels(whole) != pixels(bare)).any(2)
+    assert 0.01 < changed.mean() < 0.7
+    inside = [distance_transform_edt(mask) > 3 for mask in whole.masks]
+    assert not changed[np.any(inside, axis=0)].any()
+
+
+def test_a_scene_without_its_only_object_is_the_ground():
+    scene = render(0, count=1, without=0)
+    assert scene.labels == () and scene.masks.shape == (0, 128, 128)
+    with pytest.raises(InputError, match="it holds: nothing"):
+        scene.mask("pizza")
+    with pytest.raises(InputError, match="has no label"):
+        scenes.dataset(2, without=0)
 
 
 def test_no_mask_of_what_is_not_there():
