@@ -40,6 +40,10 @@ def explain(args):
     0
     """
     method = METHODS[one_of("method", args.method, METHODS)]
+    kind = "similar" if args.similar else args.method
+    out = Path(args.out or f"{Path(args.image).stem}_{kind}_{args.network}.png")
+    if not out.suffix:  # it decides the format of the picture
+        raise InputError(f"cannot write {out}: name a file with an ending, such as map.png")
     image = photos.read(args.image)
     net = load(args.network)
     x = net.preprocess(image)
@@ -47,8 +51,6 @@ def explain(args):
         print(f"{p:6.1%}  {name} ({index})")
     target = _question(args, net)
     options = _options(args, method)
-    kind = "similar" if args.similar else args.method
-    out = Path(args.out or f"{Path(args.image).stem}_{kind}_{args.network}.png")
     if args.similar:
         _save_sheet(args, net, target, options, out)
     else:

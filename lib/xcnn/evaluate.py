@@ -1,6 +1,6 @@
-"""Measures of where a map lies, given the true mask of an object.
+"""Measures of a map against the truth: where an object lies, and what it did to the score.
 
-Whether the map is to be believed is another question: `sanity.py`.
+Whether the map depends on the network, and the network on it, is another question: `sanity.py`.
 """
 
 import numpy as np
@@ -8,17 +8,57 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, label
 
-from .errors import InputError, whole_number
+from .engine.contract import isolated, run
+from .engine.fast import run_many
+from .engine.target import is_function, repeated, settled, target_values
+from .engine.wrappers import SCORES
+from .errors import InputError, one_of, whole_number
+from .methods import CHANGE, SIGNS
+from .networks import ready
+from .packages import imported
 
 PATCHES = 7  # along each side, of the control with random patches
 ROUNDING = 1e-9  # 50 * 1.1 is a little over 55 in binary, and must not become 56 pixels
 
 
+def evidence(R, method, signed=False):
+    """What a map says for the class, one value a place: the same question to all methods.
+
+    E = max(0, sum of R over channels) where a positive value of the method speaks for the class,
+    and E = sqrt(sum of R^2 over channels) where the sign is a direction, in which the pixel should
+    change: gradient, SmoothGrad, deconvnet, guided backprop, Guided Grad-CAM. To square a map whose
+    sign has a meaning would count what speaks against the class as if it spoke for it.
+
+    :param R: (N, C, H, W), a map of that method
+    :param method: its name, see `METHODS`
+    :param signed: keep what speaks against the class, too, where the method can say it
+    :return: (N, 1, H, W), the type of R
+    :raises InputError: unknown method, a map of another form
+
+    >>> R = torch.tensor([[[[3.0, -1.0]], [[-1.0, -1.0]]]])  # two channels, two pixels
+    >>> xcnn.evaluate.evidence(R, "lrp").tolist(), xcnn.evaluate.evidence(R, "lrp", True).tolist()
+    ([[[[2.0, 0.0]]]], [[[[2.0, -2.0]]]])
+    """
+    one_of("method", method, SIGNS)
+    R = torch.as_tensor(R)
+    if R.ndim != 4:
+        raise InputError(f"R must have shape (N, C, H, W), got {tuple(R.shape)}")
+    if SIGNS[method] == CHANGE:
+        height = R.abs().amax((1, 2, 3), keepdim=True)
+        scaled = R / height.clamp(min=torch.finfo(R.dtype).tiny)  # squares overflow in deep nets
+        return height * scaled.norm(dim=1, keepdim=True)
+    total = R.sum(1, keepdim=True)
+    return total if signed else total.relu()
+
+
 def energy_concentration(R, mask, dilate=0.2):
     """P = E / E_total: the share of a map's energy that lies on the object.
 
-    The energy E is the sum of |R M|^2 over pixels and channels. Source: Kamenicky 2021. Computed in
-    float64 after division by max |R|, since maps of deep networks overflow float32 when squared.
+    The energy E is the sum of |R M|^2 over pixels and channels. Source: Kamenicky 2021. Near
+    relatives, with sums instead of squares: the energy-based pointing game (Wang et al. 2020, arXiv
+    1910.01279), the inside-total ratio (Kohlbrenner et al. 2020, arXiv 1910.09840) and relevance
+    mass accuracy (Arras et al. 2022, arXiv 2003.07258). Computed in float64 after division by
+    max |R|, since maps of deep networks overflow float32 when squared.
 
     :param R: (N, C, H, W) map of any scale
     :param mask: (N, H, W) or (H, W) bool, True on the object
@@ -80,6 +120,179 @@ def chance(mask, dilate=0.2):
         )
     masks = mask.view(-1, *mask.shape[-2:]).numpy()
     return torch.tensor([dilated(mask, dilate).mean() for mask in masks], dtype=torch.float64)
+
+
+def gain(P, chance):
+    """G = (P - P0) / (1 - P0): the share of what chance left open.
+
+    :param P: what maps scored, numbers in [0, 1], an array or tensor
+    :param chance: P0, what a uniform map scores there, see `chance`
+    :return: array or tensor: 1 at best, 0 at chance, below 0 where a map does worse; NaN where P0
+        is 1
+
+    >>> xcnn.evaluate.gain(np.array([0.2, 0.6, 1.0]), 0.2).round(6)
+    array([0. , 0.5, 1. ])
+    """
+    P, chance = (v if isinstance(v, torch.Tensor) else np.asarray(v, float) for v in (P, chance))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return (P - chance) / (1 - chance)
+
+
+def relevance_mass_accuracy(R, mask):
+    """The share of what speaks for the class that lies on the object: P without the squares.
+
+    Source: Arras et al. 2022, arXiv 2003.07258. Channels are summed first, and what is
+    negative then does not count.
+
+    :param R: (N, C, H, W) map
+    :param mask: (N, H, W) or (H, W) bool
+    :return: (N,) float64 in [0, 1]; NaN where nothing is positive
+    :raises InputError: shapes that do not match
+
+    >>> R = torch.tensor([[[[3.0, -2.0, 1.0]]]])
+    >>> xcnn.evaluate.relevance_mass_accuracy(R, torch.tensor([[True, True, False]]))  # 3 / (3 + 1)
+    tensor([0.7500], dtype=torch.float64)
+    """
+    R, masks = _fitting(R, mask)
+    mass = R.sum(1).relu()
+    return (mass * torch.from_numpy(masks)).sum((1, 2)) / mass.sum((1, 2))
+
+
+def relevance_rank_accuracy(R, mask):
+    """The share of the object among the K strongest pixels, K the object's size.
+
+    Source: Arras et al. 2022, arXiv 2003.07258. Channels are summed first. Of pixels
+    that are equally strong each counts in part, so a constant map scores as chance does.
+
+    :param R: (N, C, H, W) map
+    :param mask: (N, H, W) or (H, W) bool
+    :return: (N,) float64 in [0, 1]; NaN where the mask is empty
+    :raises InputError: shapes that do not match
+
+    >>> R = torch.tensor([[[[4.0, 3.0, 2.0, 1.0]]]])
+    >>> xcnn.evaluate.relevance_rank_accuracy(R, torch.tensor([[True, False, True, False]]))
+    tensor([0.5000], dtype=torch.float64)
+    """
+    R, masks = _fitting(R, mask)
+    shares = [_rank_accuracy(*pair) for pair in zip(R.sum(1).numpy(), masks, strict=True)]
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+def _rank_accuracy(total, mask):
+    """`relevance_rank_accuracy` of one map and one mask, (H, W) each."""
+    K = int(mask.sum())
+    if K == 0:
+        return np.nan
+    limit = np.partition(total, -K, axis=None)[-K]  # the K-th strongest
+    above = total > limit
+    equal = total == limit
+    share = (K - above.sum()) / equal.sum()
+    return ((above & mask).sum() + share * (equal & mask).sum()) / K
+
+
+def rival_energy(R, mask, rival, dilate=0.2):
+    """The share of a map's energy on another object, of its energy on the two.
+
+    A map that tells classes apart keeps away from the other object: 0 at best. A map that lights
+    both alike scores by their areas. With two pictures side by side this is the grid pointing game.
+
+    :param R: (N, C, H, W) map
+    :param mask, rival: (N, H, W) or (H, W) bool, of the object asked for and of the other
+    :param dilate: as in `energy_concentration`; where the two meet, a pixel counts for both
+    :return: (N,) float64 in [0, 1]; NaN where a map has no energy on either
+    :raises InputError: shapes that do not match
+
+    >>> R = torch.tensor([[[[3.0, 1.0, 7.0]]]])
+    >>> mask, rival = torch.tensor([[True, False, False]]), torch.tensor([[False, True, False]])
+    >>> xcnn.evaluate.rival_energy(R, mask, rival, dilate=0)  # 1 / (9 + 1)
+    tensor([0.1000], dtype=torch.float64)
+    """
+    own, other = (energy_concentration(R, M, dilate) for M in (mask, rival))
+    return other / (own + other)
+
+
+# ---- what a thing did to the score
+
+
+def causal_effects(net, x, without, target=None):
+    """What the score loses when a thing is taken out of the picture: S_c(x) - S_c(x without it).
+
+    An experiment, and so the truth to which a map's values can be held. It stays among pictures of
+    the kind that the network knows where the picture without the thing is as natural as the whole
+    one: `scenes.without_each`.
+
+    :param net: as in `gradient`
+    :param x: (1, C, H, W), the whole picture
+    :param without: (n, C, H, W), the same picture without each of n things
+    :param target: as in `gradient`; None: the top class of the whole picture
+    :return: (n,) float64
+    :raises InputError: see `ready`; a batch of whole pictures
+
+    >>> whole, lesser = xcnn.scenes.without_each(10, count=2)  # broccoli and clock
+    >>> without = torch.cat([net.preprocess(scene.image) for scene in lesser])
+    >>> xcnn.evaluate.causal_effects(net, net.preprocess(whole.image), without, "clock").argmax()
+    tensor(1)
+    """
+    net, x = ready(net, x, SCORES)
+    _, without = ready(net, without, SCORES)
+    if len(x) != 1:
+        raise InputError(f"one whole picture is needed, (1, C, H, W), got {len(x)}")
+    with isolated(grad=False):
+        out = run(net.module, x)
+        target = settled(out, target, net, 1)
+        whole = target_values(out, target, net, 1)
+        n = len(without)
+        many = target if is_function(target) else repeated(target, n)
+        lesser = target_values(run_many(net.module, without), many, net, n)
+        return (whole - lesser).cpu().double()
+
+
+def relevance_of(R, masks):
+    """What a map says of each thing: the sum of its values over the thing's pixels.
+
+    :param R: (1, C, H, W) map, best signed, see `evidence`
+    :param masks: (n, H, W) bool, of each thing
+    :return: (n,) float64
+    :raises InputError: shapes that do not match
+
+    >>> R = torch.tensor([[[[3.0, -1.0, 1.0]]]])
+    >>> xcnn.evaluate.relevance_of(R, np.array([[[True, True, False]], [[False, False, True]]]))
+    tensor([2., 1.], dtype=torch.float64)
+    """
+    masks = _tensor(masks)
+    R, masks = _fitting(_tensor(R, float).expand(len(masks), -1, -1, -1), masks)
+    return (R.sum(1) * torch.from_numpy(masks)).sum((1, 2))
+
+
+def causal_agreement(relevance, effects):
+    """Does what a map says of the things agree with what they did?
+
+    signs: the mean of sign(relevance) sign(effect), 1 where all agree, -1 where none does, over the
+    things that had an effect. ranks: Spearman's rank correlation over the things of the picture.
+    Both are 0 on average for relevances drawn at random about 0.
+
+    :param relevance: (n,), of each thing, see `relevance_of`
+    :param effects: (n,), see `causal_effects`
+    :return: (signs, ranks), two floats in [-1, 1]; signs is NaN where nothing had an effect, ranks
+        where all relevances or all effects are equal
+    :raises InputError: fewer than 2 things, or different numbers of them
+
+    >>> xcnn.evaluate.causal_agreement([5.0, -1.0, 2.0], [9.0, -1.0, -3.0])
+    (0.3333333333333333, 0.5)
+    """
+    relevance, effects = (_tensor(v, float).double().numpy() for v in (relevance, effects))
+    if relevance.shape != effects.shape or relevance.ndim != 1 or len(effects) < 2:
+        raise InputError(
+            "two lists of the same length are needed, of two things or more, "
+            f"got shapes {relevance.shape} and {effects.shape}"
+        )
+    acted = effects != 0
+    agree = np.sign(relevance) * np.sign(effects)
+    signs = agree[acted].mean() if acted.any() else np.nan
+    if not np.ptp(relevance) or not np.ptp(effects):
+        return float(signs), np.nan
+    stats = imported("scipy.stats", "a rank correlation")
+    return float(signs), float(stats.spearmanr(relevance, effects).statistic)
 
 
 def pointing_game(R, mask, tolerance=15):

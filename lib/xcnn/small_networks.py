@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from .networks import MEAN, STD
+
 
 def conv_relu(c_in, c_out, stride=1):
     """A 3x3 convolution and a ReLU, as a list of two modules.
@@ -192,6 +194,61 @@ class AllConvSmall(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.features(x).mean((2, 3)))
+
+
+class WarmOrCold(nn.Module):
+    """A network wired by hand: does the picture hold more warm pixels or more cold ones?
+
+    S_warm = 100 * mean over pixels of (relu(r - b - 0.1) - relu(b - r - 0.1)), S_cold = -S_warm,
+    with r and b the red and blue of a pixel in [0, 1]. A pixel that is neither warm nor cold says
+    nothing. So what each pixel adds to the score is known exactly: `contributions`.
+
+    (N, 3, H, W), normalised as for ImageNet -> (N, 2).
+
+    >>> net = xcnn.Network(xcnn.small_networks.WarmOrCold().eval(), classes=["warm", "cold"])
+    >>> warm = xcnn.photos.to_rgb(np.full((32, 32, 3), [220, 120, 40], np.uint8))
+    >>> net.top(net.preprocess(warm, None))[0][0][1]
+    'warm'
+    """
+
+    THRESHOLD = 0.1
+    SCALE = 100.0
+
+    def __init__(self):
+        super().__init__()
+        self.colour = nn.Conv2d(3, 2, 1)  # r - b and b - r, less the threshold
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(2, 2, bias=False)
+        red, blue = STD[0], STD[2]
+        warmer = MEAN[0] - MEAN[2]
+        with torch.no_grad():
+            weight = torch.tensor([[red, 0, -blue], [-red, 0, blue]])
+            self.colour.weight.copy_(weight[:, :, None, None])
+            self.colour.bias.copy_(torch.tensor([warmer, -warmer]) - self.THRESHOLD)
+            self.fc.weight.copy_(self.SCALE * torch.tensor([[1.0, -1], [-1, 1]]))
+
+    def forward(self, x):
+        """The scores of pictures x, (N, 3, H, W).
+
+        :return: (N, 2): S_warm and S_cold
+        """
+        return self.fc(self.relu(self.colour(x)).mean((2, 3)))
+
+    def contributions(self, x, target):
+        """What each pixel adds to S_c; the sum over a picture is its score.
+
+        :param x: (N, 3, H, W)
+        :param target: 0 (warm) or 1 (cold)
+        :return: (N, 1, H, W)
+
+        >>> module = xcnn.small_networks.WarmOrCold()
+        >>> parts = module.contributions(x, target=1)
+        >>> torch.allclose(parts.sum(), module(x)[0, 1], atol=1e-5)
+        True
+        """
+        warm, cold = self.relu(self.colour(x)).unbind(1)
+        sign = 1 if target == 0 else -1
+        return sign * self.SCALE * (warm - cold)[:, None] / warm[0].numel()
 
 
 def restore(module, path):

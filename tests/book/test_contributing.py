@@ -31,7 +31,7 @@ SHARED = [
 ENTRIES = {
     "lib/xcnn/methods/__init__.py": {
         "from .shap_cam import": f"from .{NAME} import {NAME}\nfrom .shap_cam import",
-        "_TABLE = (\n": f'_TABLE = (\n    ({NAME}, "saliency", POSITIONS),\n',
+        "_TABLE = (\n": f'_TABLE = (\n    ({NAME}, "saliency", POSITIONS, CHANGE),\n',
     },
 }
 

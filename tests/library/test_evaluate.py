@@ -1,14 +1,31 @@
-"""Where a map lies: energy concentration, pointing, boxes and chance, against their definitions."""
+"""Measures of maps against their definitions, by brute force and by Quantus."""
+
+import functools
 
 import numpy as np
 import pytest
+import quantus
 import torch
 import xcnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from xcnn import InputError, energy_concentration, evaluate
-from xcnn.evaluate import box_iou, chance, dilated, pointing_game
+from xcnn import InputError, energy_concentration, evaluate, scenes, small_networks
+from xcnn.evaluate import (
+    box_iou,
+    causal_agreement,
+    causal_effects,
+    chance,
+    dilated,
+    evidence,
+    gain,
+    pointing_game,
+    relevance_mass_accuracy,
+    relevance_of,
+    relevance_rank_accuracy,
+    rival_energy,
+)
+from xcnn.methods import CHANGE, SIGNS
 
 
 def brute_force(R, mask):
@@ -262,3 +279,235 @@ def test_controls_of_one_row():
 def test_controls_of_something_else(x, seed):
     with pytest.raises(InputError, match=r"x must be a tensor|seed must be"):
         evaluate.controls(x, seed)
+
+
+# ---- evidence and gain
+
+
+def test_every_method_says_what_its_sign_means():
+    assert SIGNS.keys() == xcnn.METHODS.keys()
+    changes = {"gradient", "smooth_grad", "deconvnet", "guided_backprop", "guided_grad_cam"}
+    assert {name for name, sign in SIGNS.items() if sign == CHANGE} == changes
+
+
+@pytest.mark.parametrize("method", xcnn.METHODS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_evidence_by_hand(method, channels):
+    R = torch.randn(2, channels, 4, 5, generator=torch.Generator().manual_seed(0)).double()
+    E = evidence(R, method)
+    signed = evidence(R, method, signed=True)
+    assert E.shape == signed.shape == (2, 1, 4, 5) and (E >= 0).all()
+    for n in range(2):
+        for place in np.ndindex(4, 5):
+            values = R[n, :, *place].tolist()
+            total = sum(values)
+            size = sum(v * v for v in values) ** 0.5
+            of_change = SIGNS[method] == CHANGE
+            assert E[n, 0, *place].item() == pytest.approx(size if of_change else max(total, 0))
+            assert signed[n, 0, *place].item() == pytest.approx(size if of_change else total)
+
+
+def test_what_speaks_against_the_class_is_not_evidence_for_it():
+    R = torch.tensor([[[[1.0, -5.0]]]])
+    mask = torch.tensor([[True, False]])
+    assert energy_concentration(R, mask, dilate=0).item() < 0.04
+    assert energy_concentration(evidence(R, "lrp"), mask, dilate=0).item() == 1
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp"])
+def test_evidence_of_maps_that_overflow_when_squared(method):
+    R = torch.full((1, 3, 2, 2), 1e25)
+    assert evidence(R, method).isfinite().all() and (evidence(R, method) > 1e25).all()
+    assert not evidence(0 * R, method).any()
+    half = torch.full((1, 3, 2, 2), 300.0, dtype=torch.float16)
+    assert evidence(half, method).dtype == torch.float16 and evidence(half, method).isfinite().all()
+
+
+def test_evidence_refuses_what_is_not_a_map_of_a_method():
+    with pytest.raises(InputError, match="unknown method 'grad_kam'; did you mean 'grad_cam'"):
+        evidence(torch.ones(1, 1, 2, 2), "grad_kam")
+    with pytest.raises(InputError, match=r"\(N, C, H, W\), got \(2, 2\)"):
+        evidence(torch.ones(2, 2), "lrp")
+
+
+def test_gain_is_what_chance_left_open():
+    assert gain(0.6, 0.2) == pytest.approx(0.5) and gain(1, 0.3) == 1 and gain(0.3, 0.3) == 0
+    assert gain(0.1, 0.2) < 0
+    mask = np.zeros((10, 10), bool)
+    mask[2:5, 3:7] = True
+    P0 = chance(mask)
+    uniform = energy_concentration(torch.ones(1, 1, 10, 10), mask)
+    assert gain(uniform, P0).item() == pytest.approx(0, abs=1e-12)
+    assert gain(torch.tensor(1.0), torch.tensor(1.0)).isnan() and np.isnan(gain(1, 1))
+
+
+# ---- mass, rank and the rival
+
+
+def rank_accuracy_by_hand(R, mask, draws=400):
+    """The K strongest pixels counted one by one, equals in random order, on average."""
+    rng = np.random.default_rng(0)
+    K = mask.sum()
+    hits = []
+    for _ in range(draws):
+        order = rng.permutation(R.size)
+        strongest = order[np.argsort(-R.ravel()[order], kind="stable")][:K]
+        hits.append(mask.ravel()[strongest].sum() / K)
+    return np.mean(hits)
+
+
+def test_rank_accuracy_of_different_values():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        R = rng.permutation(30).reshape(1, 1, 5, 6).astype(float)
+        mask = rng.random((5, 6)) < 0.4
+        mask[0, 0] = True
+        wanted = rank_accuracy_by_hand(R[0, 0], mask, draws=1)
+        assert relevance_rank_accuracy(R, mask).item() == pytest.approx(wanted)
+
+
+def test_rank_accuracy_shares_what_is_equal():
+    rng = np.random.default_rng(2)
+    R = rng.integers(0, 3, (1, 1, 6, 6)).astype(float)
+    mask = rng.random((6, 6)) < 0.3
+    wanted = rank_accuracy_by_hand(R[0, 0], mask, draws=4000)
+    assert relevance_rank_accuracy(R, mask).item() == pytest.approx(wanted, abs=0.02)
+    assert relevance_rank_accuracy(np.ones((1, 1, 6, 6)), mask).item() == pytest.approx(mask.mean())
+    assert relevance_rank_accuracy(R, np.zeros((6, 6), bool)).isnan()
+
+
+def test_mass_accuracy_by_hand():
+    R = np.array([[[[4.0, -1], [2, 0]], [[-1.0, -1], [1, 1]]]])  # sums 3, -2, 3, 1
+    mask = np.array([[True, True], [False, True]])
+    assert relevance_mass_accuracy(R, mask).item() == pytest.approx((3 + 1) / 7)
+    assert relevance_mass_accuracy(-np.ones((1, 1, 2, 2)), mask).isnan()
+
+
+def of_quantus(measure, R, masks):
+    """What Quantus says of maps that are there already; its own defaults would take |R| first."""
+    asked = measure(abs=False, normalise=False, disable_warnings=True)
+    return asked(
+        model=torch.nn.Identity(),
+        x_batch=np.zeros(R.shape),
+        y_batch=np.zeros(len(R), int),
+        a_batch=R,
+        s_batch=masks[:, None],
+        device="cpu",
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_against_quantus():
+    rng = np.random.default_rng(3)
+    R = rng.normal(size=(8, 1, 12, 14))
+    masks = rng.random((8, 12, 14)) < 0.3
+    rank = of_quantus(quantus.RelevanceRankAccuracy, R, masks)
+    np.testing.assert_allclose(relevance_rank_accuracy(R, masks), rank)
+    hits = of_quantus(quantus.PointingGame, R, masks)
+    assert pointing_game(R, masks, tolerance=0).tolist() == [bool(hit) for hit in hits]
+    # Quantus sums what is negative, too, so its share can leave [0, 1]; of maps >= 0 it agrees
+    mass = of_quantus(quantus.RelevanceMassAccuracy, np.abs(R), masks)
+    np.testing.assert_allclose(relevance_mass_accuracy(np.abs(R), masks), mass)
+
+
+def test_rival_energy_by_hand():
+    rng = np.random.default_rng(4)
+    R = rng.normal(size=(3, 2, 8, 8))
+    own, rival = rng.random((2, 3, 8, 8)) < 0.3
+    for r, a, b, got in zip(R, own, rival, rival_energy(R, own, rival, dilate=0), strict=True):
+        energy = [sum((r[:, y, x] ** 2).sum() for y, x in np.argwhere(m)) for m in (a, b)]
+        assert got.item() == pytest.approx(energy[1] / sum(energy))
+    nothing = np.zeros((8, 8), bool)
+    assert rival_energy(R, own, nothing).tolist() == [0, 0, 0]
+    assert rival_energy(R, nothing, nothing).isnan().all()
+
+
+# ---- causes
+
+SCENES = 40
+
+
+@functools.cache
+def warm_or_cold():
+    module = small_networks.WarmOrCold().double().eval()
+    return xcnn.Network(module, "warm_or_cold", ["warm", "cold"], size=128)
+
+
+def things(seed, count=4):
+    """A scene of many things: x, the same without each, and the masks of the things."""
+    net = warm_or_cold()
+    whole, lesser = scenes.without_each(seed, count=count)
+    without = torch.cat([net.preprocess(scene.image) for scene in lesser]).double()
+    return net.preprocess(whole.image).double(), without, whole.masks
+
+
+def test_effects_by_hand():
+    net = warm_or_cold()
+    x, without, _ = things(0)
+    for target in (0, "cold"):
+        c = 0 if target == 0 else 1
+        by_hand = [(net.module(x) - net.module(w[None]))[0, c].item() for w in without]
+        assert causal_effects(net, x, without, target).tolist() == pytest.approx(by_hand)
+    S = net.module(x)[0]
+    top = S.argmax().item()
+    assert torch.equal(causal_effects(net, x, without), causal_effects(net, x, without, top))
+    contrast = causal_effects(net, x, without, xcnn.versus(0, 1))
+    assert torch.allclose(contrast, causal_effects(net, x, without, lambda S: S[:, 0] - S[:, 1]))
+    assert torch.allclose(contrast, 2 * causal_effects(net, x, without, 0))
+
+
+def test_effects_want_one_whole_picture():
+    x, without, _ = things(0)
+    with pytest.raises(InputError, match="one whole picture"):
+        causal_effects(warm_or_cold(), without, without, 0)
+    with pytest.raises(InputError, match="NaN"):
+        causal_effects(warm_or_cold(), x, without * torch.nan, 0)
+
+
+def test_relevance_of_things_is_a_sum():
+    rng = np.random.default_rng(5)
+    R = rng.normal(size=(1, 3, 6, 6))
+    masks = rng.random((4, 6, 6)) < 0.3
+    by_hand = [R[0][:, mask].sum() for mask in masks]
+    np.testing.assert_allclose(relevance_of(R, masks), by_hand)
+    with pytest.raises(InputError, match="does not fit"):
+        relevance_of(R, masks[:, :5])
+
+
+def test_agreement_by_hand():
+    assert causal_agreement([3, 1, 2], [30, 10, 20]) == pytest.approx((1, 1))
+    assert causal_agreement([-3, -1, -2], [30, 10, 20]) == pytest.approx((-1, -1))
+    signs, ranks = causal_agreement([1, 0, -1, 2], [5, 3, 1, -1])
+    assert signs == pytest.approx((1 + 0 - 1 - 1) / 4)
+    by_hand = np.corrcoef([2, 1, 0, 3], [3, 2, 1, 0])[0, 1]
+    assert ranks == pytest.approx(by_hand)
+    assert np.isnan(causal_agreement([1, 1], [1, 2])[1])
+    assert causal_agreement([1, -1, 3], [0, -1, 2]) == pytest.approx((1, 1))
+    assert np.isnan(causal_agreement([1, -1], [0, 0])).all()
+    for bad in (([1], [1]), ([1, 2], [1, 2, 3]), ([[1, 2]], [[1, 2]])):
+        with pytest.raises(InputError, match="two things or more"):
+            causal_agreement(*bad)
+
+
+def test_true_effects_agree_and_random_maps_do_not():
+    """On the network whose reason is known: the truth gets 1, noise 0 within three errors."""
+    net = warm_or_cold()
+    rng = np.random.default_rng(6)
+    scores = {"truth": [], "contributions": [], "noise": []}
+    for seed in range(SCENES):
+        x, without, masks = things(seed)
+        effects = causal_effects(net, x, without, 0)
+        maps = {
+            "contributions": net.module.contributions(x, 0),
+            "noise": rng.normal(size=(1, 1, 128, 128)),
+        }
+        scores["truth"].append(causal_agreement(effects, effects))
+        for name, R in maps.items():
+            scores[name].append(causal_agreement(relevance_of(R, masks), effects))
+    scores = {name: np.array(pairs) for name, pairs in scores.items()}
+    np.testing.assert_allclose(scores["truth"], 1)
+    # what an object hides speaks, too, when it is gone: the exact map of the picture is not the
+    # effect of its things, only near
+    assert (scores["contributions"].mean(0) > 0.6).all()
+    error = scores["noise"].std(0) / SCENES**0.5
+    assert (abs(scores["noise"].mean(0)) < 3 * error).all()

@@ -102,6 +102,11 @@ WRONG_OPTIONS = [
     (["--target", "-1"], "target -1 is out of range"),
     (["--out", "no/such/folder/map.png"], "cannot write no/such/folder/map.png"),
     (["--out", "map.xyz"], "cannot write map.xyz"),
+    *(
+        ([*extra, "--out", out], f"cannot write {out}: name a file with an ending")
+        for out in ("map", ".", "..", ".png", "a/map")
+        for extra in ([], ["--similar", "."])
+    ),
 ]
 
 

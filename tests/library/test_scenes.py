@@ -166,12 +166,9 @@ def test_without_one_thing_all_else_is_the_same(seed, count, occlusion, layers):
         rest = np.delete(whole.masks, k, axis=0)
         assert not (rest & ~scene.masks).any()  # what it hid comes to light
         # which layer was it? The only one that is laid no longer.
-        kept = iter([*layers, None])
-        wanted = next(kept)
-        for place, alpha in enumerate(all_layers):
-            if wanted is None or (alpha != wanted).any():
-                break
-            wanted = next(kept)
+        equal = [(a == b).all() for a, b in zip(all_layers, layers, strict=False)]
+        place = [*equal, False].index(False)
+        alpha = all_layers[place]
         nearer = np.max([np.zeros((128, 128)), *all_layers[place + 1 :]], axis=0)
         changed = (pixels(whole) != pixels(scene)).any(2)
         # The shadow's sigma is 2.6 pixels, its offset at most 3.2, and what leaves the picture

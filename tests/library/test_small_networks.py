@@ -3,6 +3,7 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 import torch
 import xcnn
@@ -97,3 +98,38 @@ def test_the_cheat_is_built_as_a_resnet():
     names = [name for name, _ in small_networks.build("resnet_s", 10).named_parameters()]
     cheat = small_networks.build(small_networks.TAGGED, 10)
     assert [name for name, _ in cheat.named_parameters()] == names
+
+
+# ---- the network wired by hand
+
+
+@functools.cache
+def warm_or_cold():
+    module = small_networks.WarmOrCold().double().eval()
+    return xcnn.Network(module, "warm_or_cold", ["warm", "cold"], size=128)
+
+
+def test_warm_or_cold_counts_colours():
+    net = warm_or_cold()
+    pictures = [scenes.render(seed, count=3).image for seed in range(5)]
+    x = torch.cat([net.preprocess(picture) for picture in pictures]).double()
+    for picture, S in zip(pictures, net.module(x), strict=True):
+        red, _, blue = np.asarray(picture, float).transpose(2, 0, 1) / 255
+        warm = np.maximum(red - blue - 0.1, 0).mean()
+        cold = np.maximum(blue - red - 0.1, 0).mean()
+        assert S[0].item() == pytest.approx(100 * (warm - cold), abs=1e-4)
+        assert S[1] == -S[0]
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_methods_find_the_reason_of_warm_or_cold(target):
+    """Where a method's axioms fix the map, it is the true one."""
+    net = warm_or_cold()
+    x = net.preprocess(scenes.render(3, count=3).image).double()
+    truth = net.module.contributions(x, target)
+    assert truth.sum().item() == pytest.approx(net.module(x)[0, target].item())
+    for method in (xcnn.cam, xcnn.grad_cam, xcnn.hires_cam):
+        L = method(net, x, target, layer="relu", relu=False)
+        assert torch.allclose(L / L.abs().sum(), truth / truth.abs().sum(), atol=1e-9)
+    lrp = xcnn.lrp(net, x, target, rule="epsilon").sum(1, keepdim=True)
+    assert torch.corrcoef(torch.stack([lrp.flatten(), truth.flatten()]))[0, 1] > 0.9

@@ -33,34 +33,37 @@ from .smooth_grad import smooth_grad
 
 PIXELS = "pixels"  # a map has the channels of x, (N, C, H, W)
 POSITIONS = "positions"  # a map has one value a place, (N, 1, H, W)
+EVIDENCE = "evidence"  # a positive value speaks for the class, a negative one against it
+CHANGE = "change"  # the sign says in which direction the pixel should change
 
 _TABLE = (
-    (gradient, "gradient", PIXELS),
-    (gradient_times_input, "gradient x input", PIXELS),
-    (smooth_grad, "SmoothGrad", PIXELS),
-    (integrated_gradients, "integrated gradients", PIXELS),
-    (deconvnet, "deconvnet", PIXELS),
-    (guided_backprop, "guided backprop", PIXELS),
-    (cam, "CAM", POSITIONS),
-    (grad_cam, "Grad-CAM", POSITIONS),
-    (guided_grad_cam, "Guided Grad-CAM", PIXELS),
-    (hires_cam, "HiResCAM", POSITIONS),
-    (grad_cam_plus_plus, "Grad-CAM++", POSITIONS),
-    (xgrad_cam, "XGrad-CAM", POSITIONS),
-    (layer_cam, "LayerCAM", POSITIONS),
-    (score_cam, "Score-CAM", POSITIONS),
-    (ablation_cam, "Ablation-CAM", POSITIONS),
-    (shap_cam, "Shap-CAM", POSITIONS),
-    (lrp, "LRP", PIXELS),
-    (deep_taylor, "deep Taylor", PIXELS),
-    (occlusion, "occlusion", POSITIONS),
-    (rise, "RISE", POSITIONS),
-    (lime, "LIME", POSITIONS),
-    (cnn_fixations, "CNN Fixations", POSITIONS),
+    (gradient, "gradient", PIXELS, CHANGE),
+    (gradient_times_input, "gradient x input", PIXELS, EVIDENCE),
+    (smooth_grad, "SmoothGrad", PIXELS, CHANGE),
+    (integrated_gradients, "integrated gradients", PIXELS, EVIDENCE),
+    (deconvnet, "deconvnet", PIXELS, CHANGE),
+    (guided_backprop, "guided backprop", PIXELS, CHANGE),
+    (cam, "CAM", POSITIONS, EVIDENCE),
+    (grad_cam, "Grad-CAM", POSITIONS, EVIDENCE),
+    (guided_grad_cam, "Guided Grad-CAM", PIXELS, CHANGE),
+    (hires_cam, "HiResCAM", POSITIONS, EVIDENCE),
+    (grad_cam_plus_plus, "Grad-CAM++", POSITIONS, EVIDENCE),
+    (xgrad_cam, "XGrad-CAM", POSITIONS, EVIDENCE),
+    (layer_cam, "LayerCAM", POSITIONS, EVIDENCE),
+    (score_cam, "Score-CAM", POSITIONS, EVIDENCE),
+    (ablation_cam, "Ablation-CAM", POSITIONS, EVIDENCE),
+    (shap_cam, "Shap-CAM", POSITIONS, EVIDENCE),
+    (lrp, "LRP", PIXELS, EVIDENCE),
+    (deep_taylor, "deep Taylor", PIXELS, EVIDENCE),
+    (occlusion, "occlusion", POSITIONS, EVIDENCE),
+    (rise, "RISE", POSITIONS, EVIDENCE),
+    (lime, "LIME", POSITIONS, EVIDENCE),
+    (cnn_fixations, "CNN Fixations", POSITIONS, EVIDENCE),
 )
-METHODS = {method.__name__: method for method, _, _ in _TABLE}
-LABELS = {method.__name__: label for method, label, _ in _TABLE}
-PIXEL_METHODS = frozenset(method.__name__ for method, _, kind in _TABLE if kind == PIXELS)
+METHODS = {method.__name__: method for method, *_ in _TABLE}
+LABELS = {method.__name__: label for method, label, *_ in _TABLE}
+PIXEL_METHODS = frozenset(method.__name__ for method, _, kind, _ in _TABLE if kind == PIXELS)
+SIGNS = {method.__name__: sign for method, *_, sign in _TABLE}
 
 # what a method found besides its map, by functions of their own, and in what form
 _RESULTS = (
