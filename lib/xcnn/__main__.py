@@ -10,6 +10,7 @@ from PIL import Image
 
 from . import photos, report, scenes, show, similar, study
 from .checkup import doctor
+from .contestants import contestants
 from .engine.target import versus
 from .errors import InputError, one_of
 from .loading import SMALL, load
@@ -333,7 +334,7 @@ def _add_study_parser(commands):
         "--sizes", type=sides, default=["original", "224"], help="default: original,224"
     )
     parser.add_argument(
-        "--methods", type=names, help="A,B,...; default: all: " + ", ".join(METHODS)
+        "--methods", type=names, help="A,B,...; default: all: " + ", ".join(contestants())
     )
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the first scene")
     parser.add_argument(

@@ -189,12 +189,31 @@ def max_sensitivity(net, x, explain, radius=0.02, samples=10, seed=0):
 # ---- does the network agree?
 
 
+def masked(x, R):
+    """What a map leaves of pictures: each pixel times the map, positive part, over its maximum.
+
+    Source: Chattopadhyay et al. 2018, arXiv 1710.11063. The product is taken of normalised pixels,
+    so what the map takes out turns to the mean colour.
+
+    :param x: (N, C, H, W)
+    :param R: (N, C, H, W), summed over channels; C may differ
+    :return: as x
+    :raises InputError: shapes that do not match
+
+    >>> R = torch.from_numpy(scene.mask("clock"))[None, None].float()
+    >>> xcnn.sanity.masked(x, R).equal(x * R)
+    True
+    """
+    _check_map(R, x)
+    total = R.sum(1, keepdim=True).to(x).relu()
+    height = total.amax((2, 3), keepdim=True)
+    return x * (total / height.clamp(min=torch.finfo(x.dtype).tiny))
+
+
 def masked_probability(net, x, R, target=None):
     """The probability of the class for the picture, and for what the map leaves of it.
 
-    Each pixel is multiplied by the map, positive part, divided by its maximum. Source:
-    Chattopadhyay et al. 2018, arXiv 1710.11063. The product is taken of normalised
-    pixels, so what the map takes out turns to the mean colour, as in the authors' program.
+    Source: as `masked`, which says what is left.
 
     :param net, x, target: as in `gradient`
     :param R: (N, C, H, W), summed over channels
@@ -207,14 +226,11 @@ def masked_probability(net, x, R, target=None):
     True
     """
     net, x = ready(net, x, SCORES)
-    _check_map(R, x)
-    total = R.sum(1, keepdim=True).to(x).relu()
-    height = total.amax((2, 3), keepdim=True)
-    share = total / height.clamp(min=torch.finfo(x.dtype).tiny)
+    pictures = masked(x, R)
     with isolated(grad=False):
         out = run(net.module, x)
         target = settled(out, target, net, len(x))
-        outputs = [out, run_many(net.module, x * share)]
+        outputs = [out, run_many(net.module, pictures)]
         p, q = (target_values(out, target, net, len(x), "probability") for out in outputs)
     return p.cpu().double(), q.cpu().double()
 

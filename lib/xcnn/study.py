@@ -1,4 +1,4 @@
-"""The experiment: how much of each method's energy lies on the object, for many pictures.
+"""The experiment: how well each method's evidence agrees with the truth, for many pictures.
 
 A study asks all combinations of data, networks, sizes and methods. A run makes one record for each
 image, class, network, size and method, and appends it to a file at once. When a run is stopped, the
@@ -7,169 +7,38 @@ table and plots.
 """
 
 import contextlib
-import functools
 import itertools
 import json
 import math
 import os
-import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import coco, scenes
-from .errors import InputError, nearest, one_of
-from .evaluate import dilated, energy_concentration
+from . import contestants
+from .errors import InputError, one_of
+from .evaluate import (
+    box_iou,
+    dilated,
+    energy_concentration,
+    pointing_game,
+    relevance_mass_accuracy,
+    relevance_rank_accuracy,
+    rival_energy,
+)
 from .loading import load
-from .methods import METHODS, explain_all
-from .packages import imported
+from .sanity import masked
+from .study_cases import ORIGINAL, Case, cases, class_index, cut, prepared
 
-# not 1,000: one map takes that many runs of the network
-OPTIONS = {"lime": {"samples": 150}, "rise": {"masks": 300}}
-ORIGINAL = "original"
+__all__ = ["Case", "Log", "cases", "class_index", "prepared", "records", "run"]
+
 KEY = ("source", "image", "class", "network", "size", "method")
 DILATE = 0.2  # the masks grow by this fraction, as in `energy_concentration`
-DEFAULT_SCENE_CLASSES = scenes.CLASSES[:6]
-SEEDS_PER_CLASS = 1000  # classes share no seed, as long as each has at most so many pictures
-OTHER_OBJECT_STREAM = 7  # keeps these random numbers apart from those that draw the scene
-
-
-@dataclass(frozen=True)
-class Case:
-    """One question: where is this class in this image?
-
-    :param source: "scenes", or a COCO folder
-    :param image: the scene's seed, or the image's id in the folder
-    :param label: name of the class
-    :param annotations: of a folder: name of its annotation file; None: the only one
-
-    >>> xcnn.study.Case("scenes", image=3, label="clock")
-    Case(source='scenes', image=3, label='clock')
-    """
-
-    source: str
-    image: int | str
-    label: str
-    annotations: str | None = field(default=None, repr=False)
-
-    @property
-    def key(self):
-        """What records call it: (source, image, class).
-
-        A folder is called by its last name, so that a study can move to another machine.
-
-        >>> xcnn.study.Case("/data/coco", image=3, label="clock").key
-        ('coco', 3, 'clock')
-        """
-        source = Path(self.source).name
-        if self.annotations:
-            source += f"/{self.annotations}"
-        return source, self.image, self.label
-
-    def load(self):
-        """Its picture and mask.
-
-        :return: PIL image, (H, W) bool array
-        :raises InputError: an image that cannot be read
-
-        >>> image, mask = xcnn.study.Case("scenes", image=3, label="clock").load()
-        >>> image.size, mask.shape
-        ((128, 128), (128, 128))
-        """
-        if self.source == "scenes":
-            scene = _scene(self.image, self.label)
-            return scene.image, scene.mask(self.label)
-        folder = _folder(self.source, self.annotations)
-        return folder.image(self.image), folder.mask(self.image, self.label)
-
-
-@functools.lru_cache(maxsize=1)
-def _folder(source, annotations):
-    """A COCO folder, read once for all its cases: its annotations are large."""
-    with warnings.catch_warnings(action="ignore"):  # `cases` has opened it, and said the same
-        return coco.Folder(source, annotations)
-
-
-def _scene(seed, label):
-    """A scene of two objects: the one that is asked for, left or right of another."""
-    rng = np.random.default_rng([seed, OTHER_OBJECT_STREAM])
-    other = rng.choice([name for name in scenes.CLASSES if name != label])
-    return scenes.render(seed, classes=rng.permutation([label, other]).tolist())
-
-
-def cases(source="scenes", classes=None, images=30, seed=0, largest=False, annotations=None):
-    """The questions of a study.
-
-    :param source: "scenes", or a COCO folder
-    :param classes: their names; None: six of the scenes' classes, or all categories of the folder
-        that networks may know
-    :param images: how many pictures of each class, at most
-    :param seed: of the first scene
-    :param largest: of a folder: ask each image for one class only, the one that covers most of it
-    :param annotations: of a folder: name of its annotation file; None: the only one
-    :return: list of `Case`
-    :raises InputError: unknown class, no such folder
-
-    >>> xcnn.study.cases(classes=["clock"], images=2)
-    [Case(source='scenes', image=0, label='clock'), Case(source='scenes', image=1, label='clock')]
-    """
-    if source == "scenes":
-        pairs = _scene_pairs(classes, images, seed)
-    else:
-        pairs = _folder_pairs(coco.Folder(source, annotations), classes, images, largest)
-    return [Case(str(source), image, name, annotations) for image, name in pairs]
-
-
-def _scene_pairs(classes, images, seed):
-    """(seed, class) of each scene."""
-    classes = _known(DEFAULT_SCENE_CLASSES if classes is None else classes, scenes.CLASSES)
-    return [
-        (int(seed + SEEDS_PER_CLASS * k + image), name)
-        for k, name in enumerate(classes)
-        for image in range(images)
-    ]
-
-
-def _folder_pairs(folder, classes, images, largest):
-    """(image, class) of each question to a COCO folder."""
-    known = [
-        name for name in folder.categories if name in coco.class_map() or name in scenes.CLASSES
-    ]
-    classes = _known(known if classes is None else classes, known)
-    pairs = [(image, name) for name in classes for image in folder.ids(name)[:images]]
-    if not pairs:
-        raise InputError(
-            f"no image of {folder.folder} has an outline of {', '.join(classes) or 'a class'}; "
-            f"left out were {dict(folder.skipped)}"
-        )
-    return _largest(folder, pairs) if largest else pairs
-
-
-def _known(classes, known):
-    """The classes, each once.
-
-    :raises InputError: for one that is not known
-    """
-    classes = list(dict.fromkeys(classes))
-    for name in classes:
-        if name not in known:
-            raise InputError(f"no class {name!r}; {nearest(name, known)}")
-    return classes
-
-
-def _largest(folder, pairs):
-    """Each image with its class of the largest mask, in order of images."""
-    areas = {}
-    names = {}
-    for image, name in pairs:
-        area = folder.mask(image, name).sum()
-        if image not in areas or area > areas[image]:
-            areas[image] = area
-            names[image] = name
-    return [(image, names[image]) for image in folder.ids() if image in names]
+NOTHING_FOR_THE_CLASS = "nothing for the class"  # a map that is negative everywhere, or 0
+ASKED = ("p", "rank", "area")  # what is known of a question before a method answers
 
 
 def run(
@@ -181,7 +50,8 @@ def run(
     :param cases: from `cases`
     :param networks: names, see `xcnn.load`
     :param sizes: "original", or sides in pixels
-    :param methods: names in `METHODS`; None: all. LIME takes 150 samples here, RISE 300 masks
+    :param methods: names of methods and controls, see `contestants`; None: all. LIME takes 150
+        samples here, RISE 300 masks
     :param batch: pictures of one size that go through a network together
     :param cluster: a dask.distributed Client whose workers share the work; None: this process
         does it
@@ -196,9 +66,10 @@ def run(
     """
     networks = dict.fromkeys(networks)  # a name that comes twice counts once
     sizes = dict.fromkeys(sizes)
-    methods = dict.fromkeys(METHODS if methods is None else methods)
+    known = contestants.contestants()
+    methods = dict.fromkeys(known if methods is None else methods)
     for name in methods:
-        one_of("method", name, METHODS)
+        one_of("method", name, known)
     for name in networks:
         load(name)  # a network that cannot be loaded should fail now, and not in an hour
     with contextlib.closing(Log(out)) as log:
@@ -275,9 +146,7 @@ class Log:
             try:
                 self.done.add(_key(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"line {number} of {path} is no record of a study; name another file"
-                ) from error
+                raise InputError(f"line {number} of {path} is {_why_not(line)}") from error
         self.file.truncate(sum(map(len, lines)))
 
     def add(self, record):
@@ -320,22 +189,40 @@ def _key(line):
     """
     record = json.loads(line)
     if record["status"] == "ok":
-        for name in ("P", "area"):
+        for name in ("P", *ASKED):
             float(record[name])  # raises an error for what is not a number
     return tuple(record[name] for name in KEY)
+
+
+def _why_not(line):
+    """What is wrong with a line that is not a record."""
+    with contextlib.suppress(ValueError, TypeError):
+        record = json.loads(line)
+        if {*KEY, "P", "E_total"} <= record.keys():  # before maps were taken with their sign
+            return (
+                "a record of an earlier version, whose P means something else; make new ones "
+                "with another --out, or name another file"
+            )
+    return "no record of a study; name another file"
 
 
 def records(cases, network, size, methods):
     """One record for each method and case.
 
-    P, E, E_total: see `energy_concentration`. area: the share of the picture that the grown mask
-    covers, which is the score of a uniform map. seconds: what the map of this picture took; a batch
-    shares its time evenly. status: "ok", or why there is no P.
+    p, rank: the probability of the class that is asked for, and its place among the classes, 1 for
+    the top one. area: the share of the picture that the grown mask covers, which is the score of a
+    uniform map. Of what the method says for the class, see `evidence`: P, see
+    `energy_concentration`; mass and ranks, see `relevance_mass_accuracy` and
+    `relevance_rank_accuracy`; pointing: whether its largest value is on the grown mask; iou, see
+    `box_iou`; rival, of scenes: see `rival_energy`; left: the probability of the class for what the
+    map leaves of the picture, see `masked`. P_raw: P of the map as it is, where what
+    speaks against the class counts as if it spoke for it. seconds: what the map of this picture
+    took; a batch shares its time evenly. status: "ok", or why there is no P.
 
     :param cases: a list of `Case`
     :param network: its name
     :param size: "original", or a side in pixels
-    :param methods: names in `METHODS`
+    :param methods: names of methods and controls, see `contestants`
     :return: generator of dicts; cases that cannot be asked come first
 
     >>> cases = xcnn.study.cases(classes=["clock"], images=1)
@@ -349,93 +236,86 @@ def records(cases, network, size, methods):
     for case in cases:
         key = dict(zip(KEY, (*case.key, network, size), strict=False))  # the method comes later
         try:
-            questions.append((key, *_question(net, case, size)))
+            questions.append(_question(net, case, size, key))
         except InputError as error:
             yield from (key | {"method": method, "status": str(error)} for method in methods)
     if questions:
         yield from _answers(net, questions, methods)
 
 
-def _question(net, case, size):
-    """What the methods need for a case: x (1, 3, H, W), its mask (H, W) and the index of its class.
+@dataclass
+class _Question:
+    """What the methods need for a case, and what is known before they answer."""
+
+    key: dict  # of its records, without the method
+    x: torch.Tensor  # (1, 3, H, W)
+    grown: np.ndarray  # the object's mask, grown, (H, W) bool
+    rival: np.ndarray | None  # the same of the other object
+    target: int
+    asked: dict  # p, rank, area
+
+
+def _question(net, case, size, key):
+    """The question of a case.
 
     :raises InputError: an image that cannot be read, no object, a class that the network lacks
     """
     x, mask = prepared(net, *case.load(), size)
     if not mask.any():  # the object was cropped away
         raise InputError("empty mask")
-    return x, mask, class_index(net, case.label, x)
+    target = class_index(net, case.label, x)
+    p = net.predict(x)[0]
+    grown = dilated(mask, DILATE)
+    asked = {
+        "p": p[target].item(),
+        "rank": 1 + int((p > p[target]).sum()),
+        "area": float(grown.mean()),
+    }
+    rival = case.rival()
+    grown_rival = None if rival is None else dilated(cut(rival, size), DILATE)
+    return _Question(key, x, grown, grown_rival, target, asked)
 
 
 def _answers(net, questions, methods):
-    """The records of one batch: of each method one for each question (key, x, mask, class)."""
-    keys, x, masks, targets = zip(*questions, strict=True)
-    grown = torch.from_numpy(np.stack([dilated(mask, DILATE) for mask in masks]))
-    areas = [mask.double().mean().item() for mask in grown]
-    for method, R, seconds in explain_all(net, torch.cat(x), list(targets), methods, OPTIONS):
+    """The records of one batch: of each method one for each question."""
+    x = torch.cat([question.x for question in questions])
+    targets = [question.target for question in questions]
+    keys = [str(list(question.key.values())[:3]) for question in questions]  # source, image, class
+    for method, R, E, seconds in contestants.answers(net, x, targets, methods, keys):
+        head = [question.key | {"method": method} | question.asked for question in questions]
         if isinstance(R, str):  # the method refused
-            yield from (key | {"method": method, "status": R} for key in keys)
+            yield from (key | {"status": R} for key in head)
             continue
-        P = energy_concentration(R, grown, dilate=0).tolist()
-        E_total = R.double().square().sum((1, 2, 3)).tolist()
-        for key, p, total, area in zip(keys, P, E_total, areas, strict=True):
-            yield {
-                **key,
-                "method": method,
-                **_energy(p, total),
-                "E_total": total,
-                "area": area,
-                "seconds": seconds / len(keys),
-            }
+        measures = _measures(net, questions, x, targets, R, E)
+        for key, values in zip(head, measures, strict=True):
+            yield key | values | {"seconds": seconds / len(questions)}
 
 
-def _energy(P, E_total):
-    """The part of a record that a map without energy does not have."""
-    if math.isnan(P):
+def _measures(net, questions, x, targets, R, E):
+    """What one method scores in each question: a list of dicts."""
+    grown = np.stack([question.grown for question in questions])
+    left = net.predict(masked(x, E))[range(len(x)), targets]
+    columns = {
+        "P": energy_concentration(E, grown, dilate=0),
+        "mass": relevance_mass_accuracy(E, grown),
+        "ranks": relevance_rank_accuracy(E, grown),
+        "pointing": pointing_game(E, grown, tolerance=0).double(),
+        "iou": box_iou(E, grown),
+        "left": left,
+        "P_raw": energy_concentration(R, grown, dilate=0),
+    }
+    if questions[0].rival is not None:
+        rival = np.stack([question.rival for question in questions])
+        columns["rival"] = rival_energy(E, grown, rival, dilate=0)
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [_measured(dict(zip(columns, row, strict=True))) for row in rows]
+
+
+def _measured(values):
+    """The part of a record that says how a map scored; what has no value there is None."""
+    if math.isnan(values["P_raw"]):
         return {"status": "no energy"}
-    return {"P": P, "E": P * E_total, "status": "ok"}
-
-
-def prepared(net, image, mask, size):
-    """The picture as the network wants it, and the mask cut in the same way.
-
-    :param net: `Network`
-    :param image, mask: of a case, as `Case.load` returns them
-    :param size: "original", or a side in pixels
-    :return: x (1, 3, H, W), mask (H, W) bool
-
-    >>> x, mask = xcnn.study.prepared(net, scene.image, scene.mask("clock"), size=64)
-    >>> tuple(x.shape), mask.shape
-    ((1, 3, 64, 64), (64, 64))
-    """
-    if size == ORIGINAL:
-        return net.preprocess(image, None), mask
-    TF = imported("torchvision.transforms.functional", "a picture of another size")
-    x = net.preprocess(image, size)
-    mask = torch.from_numpy(mask)[None].to(torch.uint8)
-    mask = TF.resize(mask, size, TF.InterpolationMode.NEAREST_EXACT)
-    return x, TF.center_crop(mask, size)[0].bool().numpy()
-
-
-def class_index(net, label, x):
-    """The class to explain: the label itself, or the likeliest of its kinds in ImageNet.
-
-    :param net: `Network`
-    :param label: name of a scene's class, or of a COCO category
-    :param x: (1, 3, H, W)
-    :return: int
-    :raises InputError: where the network knows no kind of it
-
-    >>> net.classes[xcnn.study.class_index(net, "clock", x)]
-    'clock'
-    """
-    if label in net.classes:
-        return net.classes.index(label)
-    kinds = [
-        k
-        for k, name in coco.class_map().get(label, {}).items()
-        if k < len(net.classes) and net.classes[k] == name
-    ]
-    if not kinds:
-        raise InputError(f"{net.name} knows no kind of {label}")
-    return kinds[int(net.predict(x)[0, kinds].argmax())]
+    if math.isnan(values["P"]):
+        return {"P_raw": values["P_raw"], "status": NOTHING_FOR_THE_CLASS}
+    known = {name: None if math.isnan(value) else value for name, value in values.items()}
+    return {**known, "status": "ok"}

@@ -283,18 +283,18 @@ RECORD = {
     "network": "resnet_s",
     "size": "48",
     "method": "gradient",
-    "P": 0.5,
-    "E": 1.0,
-    "status": "ok",
-    "E_total": 2.0,
+    "p": 0.9,
+    "rank": 1,
     "area": 0.2,
+    "P": 0.5,
+    "status": "ok",
     "seconds": 0.1,
 }
 
 
 @examples(30)
 @given(
-    st.sampled_from(["source", "image", "status", "P", "area", "method"]),
+    st.sampled_from(["source", "image", "status", "P", "p", "rank", "area", "method"]),
     st.none() | text | st.lists(text),
     damage,
 )

@@ -126,6 +126,7 @@ RANKS = {
     "engine": 1,
     "methods": 3,
     "checkup": 4,
+    "contestants": 4,
     "evaluate": 4,
     "similar": 4,
     "similar_sheet": 4,

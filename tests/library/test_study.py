@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 
+import numpy as np
 import pytest
 import torch
 import xcnn
 from PIL import Image
-from xcnn import report, scenes, study
+from xcnn import contestants, report, scenes, study, study_cases
+from xcnn.methods import EVIDENCE, SIGNS
 
 from tools import ROOT
 
@@ -24,12 +27,14 @@ SMALL_RUN = {
         "guided_backprop",
         "cam",
         "grad_cam",
-        "guided_grad_cam",
+        "shap_cam_probability",
+        "random pixels",
     ],
     "progress": False,
 }
 SCENE_CLASSES = ["pizza", "clock"]
-NUMBERS = ("P", "E", "E_total")
+MEASURES = ("P", "mass", "ranks", "pointing", "iou", "left", "P_raw", "rival")
+NUMBERS = ("p", "area", *MEASURES)
 
 
 def lines(path):
@@ -57,7 +62,7 @@ def assert_same(path, other):
     assert without_numbers(records) == without_numbers(others)
     for name in NUMBERS:
         assert [r[name] for r in records] == pytest.approx(
-            [r[name] for r in others], rel=1e-5, nan_ok=True
+            [r[name] for r in others], rel=1e-4, abs=1e-6
         )
 
 
@@ -65,26 +70,59 @@ def assert_same(path, other):
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("study") / "whole.jsonl"
     cases = study.cases(classes=SCENE_CLASSES, images=3)
-    assert study.run(path, cases, **SMALL_RUN) == 2 * 3 * 2 * 2 * 6
+    assert study.run(path, cases, **SMALL_RUN) == 2 * 3 * 2 * 2 * 7
     return path, cases
 
 
 def test_every_record_is_what_the_parts_say(whole):
     path, cases = whole
     records = lines(path)
-    assert len(records) == len({tuple(r[k] for k in study.KEY) for r in records}) == 144
+    assert len(records) == len({tuple(r[k] for k in study.KEY) for r in records}) == 168
     case_of = {(case.image, case.label): case for case in cases}
     for r in records[::7]:
         net = xcnn.load(r["network"])
         case = case_of[r["image"], r["class"]]
         x, mask = study.prepared(net, *case.load(), r["size"])
-        R = xcnn.METHODS[r["method"]](net, x, r["class"])
-        P = xcnn.energy_concentration(R, torch.from_numpy(mask)).item()
-        assert r["P"] == pytest.approx(P, rel=1e-3)
-        assert r["E_total"] == pytest.approx(R.double().square().sum().item(), rel=1e-3)
-        assert r["E"] == pytest.approx(r["P"] * r["E_total"])
         assert mask.mean() < r["area"] < 1.3 * mask.mean() + 0.01
+        S = net.module(x)[0]
+        c = net.classes.index(r["class"])
+        assert r["p"] == pytest.approx(S.softmax(0)[c].item(), rel=1e-3, abs=1e-6)
+        assert r["rank"] == S.argsort(descending=True).tolist().index(c) + 1
+        R, E = map_and_evidence(net, x, r)
+        rival = study_cases.cut(case.rival(), r["size"])
+        for name, wanted in by_hand(net, x, R, E, mask, rival, c).items():
+            assert r[name] == pytest.approx(wanted, rel=2e-3, abs=1e-5), name
         assert r["status"] == "ok" and r["seconds"] > 0
+
+
+def map_and_evidence(net, x, record):
+    """The map of a record's contestant, drawn by itself, and what it says for the class."""
+    name = record["method"]
+    if name in contestants.CONTROLS:
+        key = str([record["source"], record["image"], record["class"]])
+        R = xcnn.evaluate.controls(x, zlib.crc32(key.encode()))[name]
+        return R, R
+    method, options = contestants.VARIANTS.get(name, (name, {}))
+    R = xcnn.METHODS[method](net, x, record["class"], **options)
+    return R, xcnn.evaluate.evidence(R, method)
+
+
+def by_hand(net, x, R, E, mask, rival, c):
+    """The measures of one record, from sums over pixels."""
+    mask, rival = (xcnn.evaluate.dilated(M, 0.2) for M in (mask, rival))
+    E, energy = E[0, 0].double().numpy(), R[0].double().square().sum(0).numpy()
+    K = mask.sum()
+    left = net.predict(x * torch.from_numpy(E / E.max()).float())[0, c].item()
+    own, other = (E[mask] ** 2).sum(), (E[rival] ** 2).sum()
+    return {
+        "P": own / (E**2).sum(),
+        "mass": E[mask].sum() / E.sum(),
+        "ranks": mask.flat[np.argsort(-E, axis=None)[:K]].mean(),
+        "pointing": float(mask.flat[E.argmax()]),
+        "left": left,
+        "P_raw": energy[mask].sum() / energy.sum(),
+        "rival": other / (own + other),
+    }
 
 
 def test_a_second_run_has_nothing_to_do(whole):
@@ -98,7 +136,7 @@ def test_goes_on_after_a_torn_line(whole, tmp_path):
     part = tmp_path / "part.jsonl"
     kept = path.read_bytes().splitlines(keepends=True)
     part.write_bytes(b"".join(kept[:50]) + kept[50][:30])
-    assert study.run(part, cases, **SMALL_RUN) == 94
+    assert study.run(part, cases, **SMALL_RUN) == 118
     assert_same(part, path)
 
 
@@ -195,11 +233,58 @@ def move_objects_aside(path, image_id):
 
 def test_no_energy_is_recorded_as_such(monkeypatch, tmp_path):
     monkeypatch.setitem(xcnn.METHODS, "nothing", lambda net, x, target: torch.zeros_like(x))
+    monkeypatch.setitem(SIGNS, "nothing", EVIDENCE)
     cases = study.cases(classes=["pizza"], images=2)
     out = tmp_path / "r.jsonl"
     study.run(out, cases, ["resnet_s"], ("original",), ["nothing"], progress=False)
-    assert [(r["status"], r["E_total"]) for r in lines(out)] == [("no energy", 0)] * 2
+    assert [r["status"] for r in lines(out)] == ["no energy"] * 2
     assert report.left_out(report.read(out)).records.tolist() == [2]
+
+
+def test_a_map_that_only_speaks_against_the_class_is_counted(monkeypatch, tmp_path):
+    monkeypatch.setitem(xcnn.METHODS, "against", lambda net, x, target: -torch.ones_like(x))
+    monkeypatch.setitem(SIGNS, "against", EVIDENCE)
+    out = tmp_path / "r.jsonl"
+    cases = study.cases(classes=["pizza"], images=1)
+    study.run(out, cases, ["resnet_s"], ("original",), ["against"], progress=False)
+    (record,) = lines(out)
+    assert record["status"] == "nothing for the class" and "P" not in record
+    assert 0 < record["p"] <= 1 and record["rank"] >= 1
+
+
+def test_controls_do_not_depend_on_the_batch(tmp_path):
+    cases = study.cases(classes=["pizza"], images=4)
+    for batch in (1, 4):
+        study.run(
+            tmp_path / f"{batch}.jsonl",
+            cases,
+            ["resnet_s"],
+            (64,),
+            contestants.CONTROLS,
+            batch=batch,
+            progress=False,
+        )
+    assert_same(tmp_path / "1.jsonl", tmp_path / "4.jsonl")
+    frame = report.read(tmp_path / "4.jsonl")
+    assert frame.P.nunique() == len(frame) == 16  # each picture has noise of its own
+
+
+def test_records_of_an_earlier_version_are_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "records.jsonl"
+    old = dict.fromkeys(study.KEY, "x") | {"P": 0.5, "E": 1.0, "E_total": 2.0, "area": 0.1}
+    path.write_text(json.dumps(old | {"status": "ok", "seconds": 0.1}) + "\n")
+    before = path.read_text()
+    with pytest.raises(xcnn.InputError, match=r"earlier version.*another --out"):
+        study.run(path, study.cases(images=1), ["vgg_s"], progress=False)
+    assert path.read_text() == before
+
+
+def test_the_rival_is_the_other_object():
+    for case in study.cases(classes=["clock"], images=5):
+        image, mask = case.load()
+        rival = case.rival()
+        assert rival.any() and not (rival & mask).any() and rival.shape == image.size
+    assert study.Case("somewhere/coco", 3, "clock").rival() is None
 
 
 def test_the_likeliest_kind_is_asked_for(real):
