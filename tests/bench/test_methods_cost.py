@@ -13,6 +13,7 @@ import torchvision.models as zoo
 import xcnn
 
 from tests.bench.measure import UNIT, peak_memory, record, show, side_by_side, unit
+from tests.helpers.oracles import within
 from tests.helpers.peers import WAYS
 from tests.helpers.places import SMALL
 from tests.helpers.scoreboard import answers
@@ -101,7 +102,7 @@ def costs(calls, batch):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_cost(name, batch):
     net = network(name)
-    x = torch.randn(batch, 3, net.size, net.size)
+    x = within(torch.randn(batch, 3, net.size, net.size))
     targets = net.predict(x).argmax(1).tolist()
     rows = []
     with warnings.catch_warnings():

@@ -58,7 +58,7 @@ def batch(size, n=3):
 
 def within(x):
     """Images whose pixels are no darker than black, and no brighter than white."""
-    return x.clamp(LOW, HIGH)
+    return x.clamp(LOW.to(x), HIGH.to(x))
 
 
 def images(name):

@@ -69,7 +69,7 @@ def ours(method, **options):
 def by_captum(explainer, **options):
     def prepare(module, _layer):
         def call(x, targets):
-            return explainer(module).attribute(x.clone(), targets, **options)
+            return explainer(module).attribute(x.clone(), target=targets, **options)
 
         return call
 
@@ -175,6 +175,7 @@ def rise_by_a_loop(module, _layer):
             total = 0
             shown = 0
             for M in masks:
+                M = M.to(x)
                 with torch.no_grad():
                     f.append(module(image * M).softmax(1)[0, c])
                 total = total + f[-1] * M[0]
