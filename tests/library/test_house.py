@@ -128,6 +128,7 @@ RANKS = {
     "checkup": 4,
     "contestants": 4,
     "evaluate": 4,
+    "report": 4,
     "similar": 4,
     "similar_sheet": 4,
     "study": 4,

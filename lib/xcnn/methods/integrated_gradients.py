@@ -12,6 +12,7 @@ from ..engine.many import (
     COST_OF_GRADIENT,
     MAX_PIXELS_OF_GRADIENTS,
     at_once,
+    even_parts,
     gradients_of_many,
 )
 from ..engine.progress import progress, timed
@@ -107,8 +108,8 @@ def _mean_gradient(net, x, start, target, steps, done):
     """The mean of dS_c/dx on the line from start to x."""
     nodes, weights = (torch.as_tensor(v).to(x) for v in legendre(steps))
     mean = torch.zeros_like(x)
-    together = at_once(x, most=steps, pixels=MAX_PIXELS_OF_GRADIENTS // len(x))
-    for q, weight in zip(nodes.split(together), weights.split(together), strict=True):
+    parts = even_parts(steps, at_once(x, pixels=MAX_PIXELS_OF_GRADIENTS // len(x)))
+    for q, weight in zip(nodes.split(parts), weights.split(parts), strict=True):
         path = start + q.view(-1, 1, 1, 1, 1) * (x - start)
         mean += torch.tensordot(weight, gradients_of_many(net, path, target), 1)
         done(len(q) * len(x))

@@ -14,6 +14,7 @@ from ..engine.many import (
     MAX_PIXELS_OF_GRADIENTS,
     MAX_SEED,
     at_once,
+    even_parts,
     gradients_of_many,
 )
 from ..engine.progress import progress, timed
@@ -56,7 +57,8 @@ def smooth_grad(net, x, target=None, noise=0.15, samples=25, seed=0, squared=Fal
         total = torch.zeros_like(x)
         cost = COST_OF_GRADIENT * seconds / len(x)
         with progress(f"SmoothGrad: {runs:,} gradients", runs, cost) as done:
-            for count in _parts(x, samples):
+            together = at_once(x, pixels=MAX_PIXELS_OF_GRADIENTS // len(x))
+            for count in even_parts(samples, together):
                 g = _noise(x, count, generator)
                 dx = gradients_of_many(net, x + sigma * g, target)
                 total += (dx.square() if squared else dx).sum(0)
@@ -70,12 +72,6 @@ def _check(noise, samples, seed):
     whole_number("seed", seed, least=0, most=MAX_SEED)
     if not isinstance(noise, int | float) or not 0 <= noise < math.inf:
         raise InputError(f"noise must be a number, 0 or more, not {noise!r}")
-
-
-def _parts(x, samples):
-    """How many samples run together, time after time."""
-    together = at_once(x, most=samples, pixels=MAX_PIXELS_OF_GRADIENTS // len(x))
-    return [min(together, samples - start) for start in range(0, samples, together)]
 
 
 def _noise(x, count, generator):
