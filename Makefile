@@ -24,10 +24,14 @@ BAKED := XCNN_EXPLORER=baked TQDM_DISABLE=1 \
 	XCNN_STUDY=$(CURDIR)/_build/study \
 	XCNN_FRAMES=$(CURDIR)/_build/static/frames \
 	XCNN_FRAMES_URL=../_static/frames
-QUICK := gradient,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,shap_cam,lrp,deep_taylor,cnn_fixations
-RECORDS := data/results/coco_study.jsonl.gz
+# One map of the slow ones is dozens to hundreds of runs of the network.
+QUICK := gradient,gradient_times_input,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,$\
+hires_cam,grad_cam_plus_plus,xgrad_cam,layer_cam,shap_cam,shap_cam_probability,lrp,deep_taylor,$\
+cnn_fixations,random pixels,random patches,centre,edges
+SLOW := smooth_grad,integrated_gradients,score_cam,ablation_cam,occlusion,rise,lime
+RECORDS := data/results/contest_photographs.jsonl.gz
 STUDY = $(BIN)/python -m xcnn study $(COCO) --images 1000 --largest \
-	--networks squeezenet1_1,mobilenet_v2,resnet18 --out runs/coco
+	--networks squeezenet1_1,mobilenet_v2,resnet18 --out runs/contest
 ENGINE := pyproject.toml \
 	$(wildcard lib/xcnn/*.py lib/xcnn/methods/*.py lib/xcnn/engine/*.py) \
 	$(wildcard data/*.json data/weights/* data/results/*)
@@ -74,12 +78,12 @@ study: $(BIN)/with-book weights
 		(echo "Name a COCO folder: make study COCO=folder" && false)
 	$(BIN)/python -m tools.data.study_shap_cam $(COCO)
 	$(BIN)/python -m tools.data.study_fixations $(COCO)
-	@mkdir -p runs/coco && test ! -f $(RECORDS) -o -f runs/coco/records.jsonl || \
-		gzip -dc $(RECORDS) > runs/coco/records.jsonl
-	$(STUDY) --methods $(QUICK)
-	# One map of LIME is 150 runs of the network: the original sizes would take a day.
-	$(STUDY) --methods lime --sizes 224
-	gzip -9 -n -c runs/coco/records.jsonl > $(RECORDS)
+	@mkdir -p runs/contest && test ! -f $(RECORDS) -o -f runs/contest/records.jsonl || \
+		gzip -dc $(RECORDS) > runs/contest/records.jsonl
+	$(STUDY) --methods "$(QUICK)"
+	# The original sizes would take days.
+	$(STUDY) --methods "$(SLOW)" --sizes 224
+	gzip -9 -n -c runs/contest/records.jsonl > $(RECORDS)
 
 gallery: $(BIN)/with-book weights
 	$(BIN)/python -m tools.data.draw_gallery

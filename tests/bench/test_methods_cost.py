@@ -119,8 +119,8 @@ def test_cost(name, batch):
     show(rows)
     record("costs", rows, "network", "batch")
     times = {(row["method"], row["library"]): row["times"] for row in rows}
-    # Few rounds of eight pictures fit into the time.
-    assert batch > 1 or times["Grad-CAM", "xcnn"] <= MAX_GRAD_CAM
+    # Few rounds of eight pictures fit into the time, and of a small network the fixed cost shows.
+    assert batch > 1 or name in SMALL or times["Grad-CAM", "xcnn"] <= MAX_GRAD_CAM
 
 
 def test_scoreboard():
