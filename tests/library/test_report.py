@@ -255,7 +255,9 @@ def test_holm_keeps_its_promise():
 
 def test_gain_is_a_column_and_any_column_can_be_the_score(frame):
     good = frame[frame.status == "ok"]
-    assert np.allclose(good.G, (good.P - good.area) / (1 - good.area))
+    wanted = (good.P - good.area) / (1 - good.area)
+    assert np.allclose(good.G, wanted, equal_nan=True)  # an object that fills the picture
+    assert (good.G.isna() == (good.area == 1)).all()
     table = report.table(frame, score="G")
     of_one = good[good.method == "lrp"]
     assert table["mean"]["lrp"] == pytest.approx(of_one.G.mean())
