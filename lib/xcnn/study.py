@@ -267,9 +267,9 @@ def _question(net, case, size, key):
     p = net.predict(x)[0]
     grown = dilated(mask, DILATE)
     asked = {
-        "p": p[target].item(),
+        "p": _short(p[target].item()),
         "rank": 1 + int((p > p[target]).sum()),
-        "area": float(grown.mean()),
+        "area": _short(grown.mean()),
     }
     rival = case.rival()
     grown_rival = None if rival is None else dilated(cut(rival, size), DILATE)
@@ -288,7 +288,7 @@ def _answers(net, questions, methods):
             continue
         measures = _measures(net, questions, x, targets, R, E)
         for key, values in zip(head, measures, strict=True):
-            yield key | values | {"seconds": seconds / len(questions)}
+            yield key | values | {"seconds": _short(seconds / len(questions))}
 
 
 def _measures(net, questions, x, targets, R, E):
@@ -316,6 +316,11 @@ def _measured(values):
     if math.isnan(values["P_raw"]):
         return {"status": "no energy"}
     if math.isnan(values["P"]):
-        return {"P_raw": values["P_raw"], "status": NOTHING_FOR_THE_CLASS}
-    known = {name: None if math.isnan(value) else value for name, value in values.items()}
+        return {"P_raw": _short(values["P_raw"]), "status": NOTHING_FOR_THE_CLASS}
+    known = {name: None if math.isnan(value) else _short(value) for name, value in values.items()}
     return {**known, "status": "ok"}
+
+
+def _short(value):
+    """A number with six digits: enough for any mean, and a third of the file."""
+    return float(f"{value:.6g}")
