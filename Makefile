@@ -78,6 +78,8 @@ study: $(BIN)/with-book weights
 		(echo "Name a COCO folder: make study COCO=folder" && false)
 	$(BIN)/python -m tools.data.study_shap_cam $(COCO)
 	$(BIN)/python -m tools.data.study_fixations $(COCO)
+	$(BIN)/python -m tools.data.study_trust
+	gzip -9 -n -c runs/trust/records.jsonl > data/results/trust.jsonl.gz
 	@mkdir -p runs/contest && test ! -f $(RECORDS) -o -f runs/contest/records.jsonl || \
 		gzip -dc $(RECORDS) > runs/contest/records.jsonl
 	$(STUDY) --methods "$(QUICK)"

@@ -3,6 +3,7 @@
 Shap-CAM takes part twice, because of a score it is CAM minus its mean, and of a probability not.
 """
 
+import inspect
 import time
 import zlib
 
@@ -61,6 +62,30 @@ def answers(net, x, targets, names, keys):
             ((_, R, seconds),) = explain_all(net, x, targets, [method], {method: options})
             yield _answer(name, method, R, seconds)
     yield from _of_controls(x, [name for name in names if name in CONTROLS], keys)
+
+
+def signed_maps(net, x, targets, name, keys):
+    """What one contestant says for and against the class, where it can say both.
+
+    The family of CAM leaves out its ReLU here.
+
+    :param net, x, targets, keys: as in `answers`
+    :param name: of a contestant
+    :return: (N, 1, H, W), see `evidence`
+    :raises InputError: unknown name; where the method refuses
+
+    >>> L = xcnn.contestants.signed_maps(net, x, [1], "grad_cam", keys=["scene 10"])
+    >>> bool((L < 0).any())  # the clock speaks against broccoli
+    True
+    """
+    one_of("method", name, contestants())
+    if name in CONTROLS:
+        ((_, R, _, _),) = _of_controls(x, [name], keys)
+        return R
+    method, options = VARIANTS.get(name, (name, OPTIONS.get(name, {})))
+    if "relu" in inspect.signature(METHODS[method]).parameters:
+        options = {**options, "relu": False}
+    return evidence(METHODS[method](net, x, targets, **options), method, signed=True)
 
 
 def _answer(name, method, R, seconds):
