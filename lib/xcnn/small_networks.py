@@ -231,6 +231,10 @@ class WarmOrCold(nn.Module):
         """The scores of pictures x, (N, 3, H, W).
 
         :return: (N, 2): S_warm and S_cold
+
+        >>> S = xcnn.small_networks.WarmOrCold()(x)
+        >>> S.shape, torch.allclose(S[:, 0], -S[:, 1])
+        (torch.Size([1, 2]), True)
         """
         return self.fc(self.relu(self.colour(x)).mean((2, 3)))
 
