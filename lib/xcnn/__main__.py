@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import photos, report, scenes, show, similar, study
+from . import graphs, photos, report, scenes, show, similar, study
 from .checkup import doctor
 from .contestants import contestants
 from .engine.target import versus
@@ -155,9 +155,10 @@ def run_study(args):
 
     >>> options = "--classes clock --images 1 --networks resnet_s --sizes 64 --methods gradient"
     >>> xcnn.__main__.main(["study", *options.split(), "--out", str(folder)])
-              records   sum  mean   low  high  chance
+    the class that was asked for is the network's first in 1 of 1 questions
+              pictures  records ...
     method
-    gradient        1 ...
+    gradient         1        1 ...
     wrote ...methods.png ...
     0
     """
@@ -169,13 +170,21 @@ def run_study(args):
     )
     study.run(out / "records.jsonl", cases, args.networks, sizes, args.methods, cluster=cluster)
     frame = report.read(out / "records.jsonl")
-    table = report.table(frame)
-    table.to_csv(out / "table.csv")
-    print(table.to_string(float_format="{:.3f}".format))
+    _print_summary(frame)
+    print("wrote", *graphs.write(frame, out), *report.write(frame, out), out / "records.jsonl")
+
+
+def _print_summary(frame):
+    """How sure the networks were, the table, and what was left out."""
+    asked = frame[frame["rank"].notna()].drop_duplicates([*report.PICTURE, "network", "size"])
+    print(
+        "the class that was asked for is the network's first in "
+        f"{(asked['rank'] == 1).sum()} of {len(asked)} questions"
+    )
+    print(report.summary(frame).to_string(float_format="{:.3f}".format))
     left_out = report.left_out(frame)
     if len(left_out):
         print(f"\nwithout a result:\n{left_out.to_string(index=False)}")
-    print("wrote", *report.plots(frame, out), out / "table.csv", out / "records.jsonl")
 
 
 def _cluster(address):

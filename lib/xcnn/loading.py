@@ -18,6 +18,7 @@ from .paths import data_folder
 from .scenes import CLASSES as SCENE_CLASSES
 
 SMALL = tuple(small_networks.BUILD)
+PAIRED = (*small_networks.PAIRS, *small_networks.PAIRS.values())
 REAL = ("squeezenet1_1", "mobilenet_v2", "resnet18")  # the three that `make weights` fetches
 ANSWER_TIMEOUT = 5  # seconds until a server counts as out of reach
 
@@ -46,7 +47,8 @@ def load(name):
     """A network by name, ready to be explained. Repeated calls return the same object.
 
     :param name: vgg_s, resnet_s, googlenet_s, allconv_s, or any classifier of torchvision's: vgg16,
-        resnet18, resnet50, ...; resnet_s_tagged is the one that learned to cheat, for chapter 12
+        resnet18, resnet50, ...; resnet_s_tagged learned to cheat, for chapter 12, and so did others
+        of `small_networks.PAIRS`
     :return: `Network` in eval mode
     :raises InputError: unknown name (with the nearest ones), or weights that cannot be had (with
         file and folder)
@@ -54,7 +56,7 @@ def load(name):
     >>> xcnn.load("vgg_s").classes[:3]
     ['banana', 'broccoli', 'bus']
     """
-    if name in SMALL or name == small_networks.TAGGED:
+    if name in SMALL or name in PAIRED:
         return _small(name)
     return _pretrained(name)
 

@@ -1,6 +1,6 @@
-"""What a study found: its records as a table with intervals and chance, and as plots.
+"""What a study found: its records as tables, with intervals, chance and who is ahead of whom.
 
-The plots are drawn by seaborn, from the numbers of the table.
+`graphs.py` draws these numbers.
 """
 
 import functools
@@ -9,11 +9,8 @@ import itertools
 import json
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-import seaborn.objects as so
 
 from .errors import InputError, nearest
 from .evaluate import gain
@@ -22,15 +19,6 @@ from .packages import imported
 PICTURE = ["source", "image", "class"]
 SIGNIFICANT = 0.05
 BOOTSTRAP_DRAWS = 2000  # enough for an interval's ends to stay within about 3 % of its half length
-PLOTS = (("methods", None), ("networks", "network"), ("sizes", "size"))  # name of the file, hue
-FORMATS = ("png", "eps", "pdf")
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    "grid.color": "0.9",
-    "legend.fontsize": 10,
-    "legend.title_fontsize": 10,
-    "legend.framealpha": 1,  # EPS has no transparency
-}
 
 
 def read(path):
@@ -40,10 +28,10 @@ def read(path):
     :return: DataFrame, a row for each record
     :raises InputError: no such file, no record in it
 
-    >>> path = xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz"
+    >>> path = xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz"
     >>> frame = xcnn.report.read(path)
     >>> sorted(frame["network"].unique())
-    ['mobilenet_v2', 'resnet18', 'squeezenet1_1']
+    ['allconv_s', 'googlenet_s', 'resnet_s', 'vgg_s']
     """
     try:
         with gzip.open(path, "rt") if Path(path).suffix == ".gz" else open(path) as file:
@@ -75,16 +63,54 @@ def table(frame, by="method", score="P", seed=0):
     :return: DataFrame, best mean first
     :raises InputError: where no record has a result, or there is no such column
 
-    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
     >>> xcnn.report.table(frame)[["mean", "low", "high", "chance"]].head(1).round(2)
                      mean   low  high  chance
     method
-    guided_grad_cam  0.56  0.51  0.61    0.26
+    guided_grad_cam  0.95  0.95  0.96     0.1
     """
     good = _with_result(frame, score)
     rows = {name: _row(group, score, seed) for name, group in good.groupby(by)}
     rows = pd.DataFrame(rows).T.astype({"records": int}).rename_axis(by)
     return rows.sort_values("mean", ascending=False)
+
+
+def summary(frame, seed=0):
+    """What a reader of a table must know, one row for each method, best gain first.
+
+    P, chance, G, low, high: means over all questions, and the 95 % interval of G, as in `table`.
+    G_seen, low_seen, high_seen: the same of G, where the class that was asked for is the network's
+    first. pictures, records, records_seen: how many there were. left_out: records without a result.
+
+    :param frame: from `read`
+    :param seed: of the drawing
+    :return: DataFrame
+    :raises InputError: as `table`; where a network has the class first in no record
+
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
+    >>> rows = xcnn.report.summary(frame)
+    >>> rows.loc["guided_grad_cam", ["G", "G_seen"]].round(2).tolist()
+    [0.95, 0.96]
+    """
+    gains = table(frame, score="G", seed=seed)
+    seen = table(frame[frame["rank"] == 1], score="G", seed=seed)
+    good = _with_result(frame, "G")
+    return pd.DataFrame(
+        {
+            "pictures": good.groupby("method")[PICTURE].apply(
+                lambda rows: len(rows.drop_duplicates())
+            ),
+            "records": gains.records,
+            "P": table(frame, seed=seed)["mean"],
+            "chance": gains.chance,
+            **gains[["mean", "low", "high"]].rename(columns={"mean": "G"}),
+            "records_seen": seen.records,
+            **seen[["mean", "low", "high"]]
+            .add_suffix("_seen")
+            .rename(columns={"mean_seen": "G_seen"}),
+            "left_out": (frame.status != "ok").groupby(frame.method).sum(),
+        }
+    ).sort_values("G", ascending=False)
 
 
 def _with_result(frame, score):
@@ -143,10 +169,10 @@ def pairs(frame, score="P", seed=0):
         difference, low, high, p, ahead (is p below 0.05?)
     :raises InputError: as `table`; fewer than two methods
 
-    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
     >>> rows = xcnn.report.pairs(frame).set_index(["first", "second"])
-    >>> rows.loc[("grad_cam", "guided_backprop"), ["difference", "low", "high"]].round(3).tolist()
-    [0.019, -0.003, 0.04]
+    >>> rows.loc[("guided_grad_cam", "lrp"), ["difference", "low", "high"]].round(3).tolist()
+    [0.001, -0.004, 0.007]
     """
     good = _with_result(frame, score)
     index = [*PICTURE, *(name for name in ("network", "size") if name in good)]
@@ -203,10 +229,10 @@ def agreement(frame, scores, seed=0):
     :return: DataFrame with a row for each pair: first, second, correlation, low, high
     :raises InputError: as `table`
 
-    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
-    >>> row = xcnn.report.agreement(frame, ["P", "G"]).iloc[0]
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
+    >>> row = xcnn.report.agreement(frame, ["P", "iou"]).iloc[0]
     >>> row[["correlation", "low", "high"]].astype(float).round(2).tolist()
-    [1.0, 0.92, 1.0]
+    [0.1, 0.03, 0.13]
     """
     means = {score: _drawn_means(frame, score, seed) for score in scores}
     rows = []
@@ -232,106 +258,70 @@ def _ranks_agree(a, b):
     return imported("scipy.stats", "a rank correlation").spearmanr(a, b).statistic
 
 
+def write(frame, folder):
+    """The tables of a study as CSV, to compute with, and as Markdown, to read.
+
+    summary: as `summary`. everywhere: P and G for each method, network and size. pairs: as `pairs`,
+    of G. left_out: as `left_out`.
+
+    :param frame: from `read`
+    :param folder: where to write them
+    :return: list of the paths written
+
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
+    >>> [path.name for path in xcnn.report.write(frame[frame["size"] == 224], folder)][:2]
+    ['summary.csv', 'summary.md']
+    """
+    tables = {
+        "summary": summary(frame).reset_index(),
+        "everywhere": _everywhere(frame),
+        "left_out": left_out(frame),
+    }
+    if frame[frame.status == "ok"].method.nunique() > 1:
+        tables["pairs"] = pairs(frame, "G")
+    paths = []
+    for name, rows in tables.items():
+        paths += [Path(folder) / f"{name}.csv", Path(folder) / f"{name}.md"]
+        rows.to_csv(paths[-2], index=False)
+        paths[-1].write_text(markdown(rows))
+    return paths
+
+
+def _everywhere(frame):
+    """The means of P and G for each method, network and size."""
+    good = _with_result(frame, "G")
+    return good.groupby(["method", "network", "size"])[["P", "G"]].mean().reset_index()
+
+
+def markdown(rows, digits=3):
+    """A table in Markdown, numbers rounded.
+
+    :param rows: DataFrame; its index is left out
+    :param digits: behind the point
+    :return: str
+
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
+    >>> print(xcnn.report.markdown(frame[["method", "P"]].head(1)))
+    | method | P |
+    | --- | --- |
+    | gradient | 0.405 |
+    <BLANKLINE>
+    """
+    lines = [list(rows.columns), ["---"] * len(rows.columns)]
+    for values in rows.itertuples(index=False):
+        lines.append([f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in values])
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
 def left_out(frame):
     """Records of a frame without a P, counted by reason and method: nothing disappears in silence.
 
     :param frame: from `read`
     :return: DataFrame with columns status, method and records
 
-    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
-    >>> xcnn.report.left_out(frame).head(1)
-           status method  records
-    0  empty mask    cam       18
+    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
+    >>> xcnn.report.left_out(frame)[["method", "records"]].to_numpy().tolist()
+    [['cam', 360], ['deep_taylor', 189], ['lrp', 1]]
     """
     rest = frame[frame.status != "ok"]
     return rest.groupby(["status", "method"]).size().rename("records").reset_index()
-
-
-def plot(frame, hue=None):
-    """What `table` says, drawn: the mean P of each method with its 95 % interval, and chance.
-
-    Methods are in the order of the table, best first. The dashed line is the mean chance.
-
-    :param frame: from `read`
-    :param hue: "network" or "size": a dot for each; None: one dot over all of them
-    :return: matplotlib Figure
-    :raises InputError: where no record has a result
-
-    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
-    >>> [label.get_text() for label in xcnn.report.plot(frame).axes[0].get_yticklabels()][:3]
-    ['guided_grad_cam', 'shap_cam', 'lrp']
-    """
-    rows = table(frame)
-    methods = list(rows.index)
-    lines = len(methods)
-    if hue is not None:
-        rows = _tables(frame, hue)
-        lines = max(lines, frame[hue].nunique() + 2)  # the legend needs as much room
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7.2, 0.8 + 0.3 * lines), layout="constrained")
-    _dots(rows.reset_index(), methods, hue).on(ax).plot()
-    _mark_chance(ax, frame[frame.status == "ok"].area.mean())
-    for legend in figure.legends:  # best first: the lower right corner is empty
-        legend.set_loc("lower right")
-        legend.set_bbox_to_anchor((1, 0), ax.transAxes)
-    plt.close(figure)  # a notebook shows it once, as the cell's result
-    return figure
-
-
-def _tables(frame, hue):
-    """The tables of all networks or sizes, one below the other."""
-    parts = frame[frame.status == "ok"].groupby(hue, sort=False)
-    return pd.concat({str(name): table(part) for name, part in parts}, names=[hue])
-
-
-def _dots(rows, methods, hue):
-    """A dot and an interval for each row of a table, as a seaborn Plot."""
-    color = {} if hue else {"color": sns.color_palette("colorblind")[0]}
-    moves = [so.Dodge()] if hue else []
-    return (
-        so.Plot(rows, x="mean", xmin="low", xmax="high", y="method", color=hue)
-        .add(so.Range(linewidth=1.4, **color), *moves, orient="y")
-        .add(so.Dot(pointsize=4.5, **color), *moves, orient="y")
-        .scale(y=so.Nominal(order=methods), color="colorblind")
-        .limit(x=(0, 1))
-        .label(x="energy concentration P, mean and 95 % interval", y="")
-        .theme(STYLE)
-    )
-
-
-def _mark_chance(ax, chance):
-    """A dashed line at the score of a uniform map."""
-    ax.axvline(chance, color="0.5", linestyle="--", linewidth=1)
-    ax.annotate(
-        "chance",
-        (chance, 1),
-        (2, -9),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        color="0.4",
-        fontsize=8,
-    )
-
-
-def plots(frame, folder):
-    """`plot` of a frame over methods, networks and sizes, each as PNG, EPS and PDF.
-
-    :param frame: from `read`
-    :param folder: where to write them
-    :return: list of the paths written
-    :raises InputError: where no record has a result
-
-    >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "coco_study.jsonl.gz")
-    >>> [path.name for path in xcnn.report.plots(frame, folder)][:3]
-    ['methods.png', 'methods.eps', 'methods.pdf']
-    """
-    paths = []
-    for name, hue in PLOTS:
-        figure = plot(frame, hue)
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)  # or every file would lay it out anew
-        for suffix in FORMATS:
-            path = Path(folder) / f"{name}.{suffix}"
-            figure.savefig(path, dpi=150)
-            paths.append(path)
-    return paths

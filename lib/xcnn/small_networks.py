@@ -278,14 +278,20 @@ BUILD = {
     "googlenet_s": GoogLeNetSmall,
     "allconv_s": AllConvSmall,
 }
-# a resnet_s whose training pizzas all carried a copyright tag: chapter 12
-TAGGED = "resnet_s_tagged"
+# Networks whose training pizzas all carried a copyright tag (chapter 12) -> an honest one of the
+# same build. Those with a number began from the same weights and saw the same scenes, tags aside.
+PAIRS = {
+    "resnet_s_tagged": "resnet_s",
+    "googlenet_s_tagged_1": "googlenet_s_honest_1",
+    "googlenet_s_tagged_2": "googlenet_s_honest_2",
+    "googlenet_s_tagged_3": "googlenet_s_honest_3",
+}
 
 
 def build(name, classes):
-    """One of the four (or `TAGGED`) with fresh weights (He initialisation), in train mode.
+    """One of the four (or of `PAIRS`) with fresh weights (He initialisation), in train mode.
 
-    :param name: a key of `BUILD`, or `TAGGED`
+    :param name: a key of `BUILD`, or a name in `PAIRS`
     :param classes: how many
     :return: nn.Module, (N, 3, H, W) -> (N, classes)
 
@@ -293,7 +299,8 @@ def build(name, classes):
     >>> tuple(module(torch.zeros(2, 3, 128, 128)).shape), module.training
     ((2, 10), True)
     """
-    module = BUILD["resnet_s" if name == TAGGED else name](classes)
+    of_four = name.split("_tagged")[0].split("_honest")[0]
+    module = BUILD[of_four](classes)
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu")

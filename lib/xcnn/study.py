@@ -9,7 +9,6 @@ table and plots.
 import contextlib
 import itertools
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +19,14 @@ from tqdm.auto import tqdm
 
 from . import contestants
 from .errors import InputError, one_of
-from .evaluate import (
-    box_iou,
-    dilated,
-    energy_concentration,
-    pointing_game,
-    relevance_mass_accuracy,
-    relevance_rank_accuracy,
-    rival_energy,
-)
+from .evaluate import dilated
 from .loading import load
-from .sanity import masked
 from .study_cases import ORIGINAL, Case, cases, class_index, cut, prepared
+from .study_measures import DILATE, measures, short
 
 __all__ = ["Case", "Log", "cases", "class_index", "prepared", "records", "run"]
 
 KEY = ("source", "image", "class", "network", "size", "method")
-DILATE = 0.2  # the masks grow by this fraction, as in `energy_concentration`
-NOTHING_FOR_THE_CLASS = "nothing for the class"  # a map that is negative everywhere, or 0
 ASKED = ("p", "rank", "area")  # what is known of a question before a method answers
 
 
@@ -267,9 +256,9 @@ def _question(net, case, size, key):
     p = net.predict(x)[0]
     grown = dilated(mask, DILATE)
     asked = {
-        "p": _short(p[target].item()),
+        "p": short(p[target].item()),
         "rank": 1 + int((p > p[target]).sum()),
-        "area": _short(grown.mean()),
+        "area": short(grown.mean()),
     }
     rival = case.rival()
     grown_rival = None if rival is None else dilated(cut(rival, size), DILATE)
@@ -286,41 +275,15 @@ def _answers(net, questions, methods):
         if isinstance(R, str):  # the method refused
             yield from (key | {"status": R} for key in head)
             continue
-        measures = _measures(net, questions, x, targets, R, E)
-        for key, values in zip(head, measures, strict=True):
-            yield key | values | {"seconds": _short(seconds / len(questions))}
+        grown, rival = _masks(questions)
+        measured = measures(net, x, targets, R, E, grown, rival)
+        for key, values in zip(head, measured, strict=True):
+            yield key | values | {"seconds": short(seconds / len(questions))}
 
 
-def _measures(net, questions, x, targets, R, E):
-    """What one method scores in each question: a list of dicts."""
+def _masks(questions):
+    """The grown masks of the objects and of their rivals, (N, H, W) each; no rivals: None."""
     grown = np.stack([question.grown for question in questions])
-    left = net.predict(masked(x, E))[range(len(x)), targets]
-    columns = {
-        "P": energy_concentration(E, grown, dilate=0),
-        "mass": relevance_mass_accuracy(E, grown),
-        "ranks": relevance_rank_accuracy(E, grown),
-        "pointing": pointing_game(E, grown, tolerance=0).double(),
-        "iou": box_iou(E, grown),
-        "left": left,
-        "P_raw": energy_concentration(R, grown, dilate=0),
-    }
-    if questions[0].rival is not None:
-        rival = np.stack([question.rival for question in questions])
-        columns["rival"] = rival_energy(E, grown, rival, dilate=0)
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [_measured(dict(zip(columns, row, strict=True))) for row in rows]
-
-
-def _measured(values):
-    """The part of a record that says how a map scored; what has no value there is None."""
-    if math.isnan(values["P_raw"]):
-        return {"status": "no energy"}
-    if math.isnan(values["P"]):
-        return {"P_raw": _short(values["P_raw"]), "status": NOTHING_FOR_THE_CLASS}
-    known = {name: None if math.isnan(value) else _short(value) for name, value in values.items()}
-    return {**known, "status": "ok"}
-
-
-def _short(value):
-    """A number with six digits: enough for any mean, and a third of the file."""
-    return float(f"{value:.6g}")
+    if questions[0].rival is None:
+        return grown, None
+    return grown, np.stack([question.rival for question in questions])

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,13 +137,13 @@ def _folder_pairs(folder, classes, images, largest):
         name for name in folder.categories if name in coco.class_map() or name in scenes.CLASSES
     ]
     classes = _known(known if classes is None else classes, known)
-    pairs = [(image, name) for name in classes for image in folder.ids(name)[:images]]
+    pairs = [(image, name) for name in classes for image in folder.ids(name)]
     if not pairs:
         raise InputError(
             f"no image of {folder.folder} has an outline of {', '.join(classes) or 'a class'}; "
             f"left out were {dict(folder.skipped)}"
         )
-    return _largest(folder, pairs) if largest else pairs
+    return _at_most(images, _largest(folder, pairs) if largest else pairs)
 
 
 def _known(classes, known):
@@ -155,6 +156,17 @@ def _known(classes, known):
         if name not in known:
             raise InputError(f"no class {name!r}; {nearest(name, known)}")
     return classes
+
+
+def _at_most(images, pairs):
+    """The first pairs of each class, so many at most."""
+    count = Counter()
+    kept = []
+    for image, name in pairs:
+        count[name] += 1
+        if count[name] <= images:
+            kept.append((image, name))
+    return kept
 
 
 def _largest(folder, pairs):

@@ -129,9 +129,11 @@ RANKS = {
     "contestants": 4,
     "evaluate": 4,
     "report": 4,
+    "graphs": 5,
     "similar": 4,
     "similar_sheet": 4,
     "study": 4,
+    "study_measures": 4,
 }
 MIDDLE = 2
 FACE = 5  # `xcnn` itself and the command line see all

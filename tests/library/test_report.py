@@ -1,25 +1,19 @@
-"""The report: tables by hand, intervals that hold, and plots that show the numbers of the table."""
+"""The report: tables by hand, intervals that hold, pairs, and files to compute with."""
 
-import logging
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import xcnn
-from pypdf import PdfReader
 from scipy import stats
 from xcnn import report
 
 from tools import ROOT
 
-HUES = [None, "network", "size"]
-
 
 @pytest.fixture(scope="module")
 def frame():
-    """The records on photographs: three networks and two sizes, but one method has only one."""
-    return report.read(ROOT / "data" / "results" / "coco_study.jsonl.gz")
+    """The records on scenes: four networks, two sizes."""
+    return report.read(ROOT / "data" / "results" / "contest_scenes.jsonl.gz")
 
 
 def test_table_by_hand():
@@ -43,131 +37,6 @@ def test_intervals_cover_the_true_mean_as_often_as_they_say():
         low, high = report._interval(of_picture, seed=k)
         covered += low <= 0.3 <= high
     assert 0.88 <= covered / 200 <= 0.99
-
-
-# ---- plots
-
-
-def drawn(figure):
-    """What a plot shows: the names of its rows; (row, mean, low, high, colour) of each dot."""
-    (ax,) = figure.axes
-    intervals, dots = ax.collections
-    ends = {}
-    for (low, y), (high, y_of_high) in intervals.get_segments():
-        assert y == y_of_high
-        ends[y] = (low, high)
-    shown = [
-        (y, mean, *ends.pop(y), tuple(colour))
-        for (mean, y), colour in zip(dots.get_offsets(), dots.get_facecolors(), strict=True)
-    ]
-    assert not ends, "an interval without a dot"
-    return [label.get_text() for label in ax.get_yticklabels()], shown
-
-
-def legend_of(figure):
-    """Colour -> what the legend calls it."""
-    (legend,) = figure.legends
-    names = [text.get_text() for text in legend.get_texts()]
-    dots = [artist for artist in legend.findobj() if hasattr(artist, "get_sizes")]
-    return {tuple(dot.get_facecolors()[0]): name for dot, name in zip(dots, names, strict=True)}
-
-
-@pytest.mark.parametrize("hue", HUES)
-def test_graph_says_what_the_table_says(frame, hue):
-    figure = report.plot(frame, hue)
-    methods, shown = drawn(figure)
-    assert methods == list(report.table(frame).index)
-    parts = {"": frame} if hue is None else {str(k): part for k, part in frame.groupby(hue)}
-    tables = {name: report.table(part) for name, part in parts.items()}
-    name_of = {colour: "" for *_, colour in shown} if hue is None else legend_of(figure)
-    assert set(name_of.values()) == set(parts)
-    wanted = {
-        (name, method): tuple(table.loc[method, ["mean", "low", "high"]])
-        for name, table in tables.items()
-        for method in table.index
-    }
-    got = {
-        (name_of[colour], methods[round(y)]): (mean, low, high)
-        for y, mean, low, high, colour in shown
-    }
-    assert got == wanted and len(shown) == len(wanted)
-
-
-def test_a_plot_of_networks_says_which_is_which(frame):
-    """Dots of one method lie apart, in one order; the legend covers none of them."""
-    figure = report.plot(frame, "network")
-    figure.draw_without_rendering()
-    methods, shown = drawn(figure)
-    assert len({y for y, *_ in shown}) == len(shown) == 3 * len(methods)
-    moves = {}
-    for y, *_, colour in shown:
-        moves.setdefault(colour, set()).add(round(y - round(y), 6))
-    assert len(moves) == 3 and all(len(of_network) == 1 for of_network in moves.values())
-    (ax,) = figure.axes
-    (legend,) = figure.legends
-    assert legend.get_title().get_text() == "network"
-    x_legend, y_legend = ax.transData.inverted().transform(legend.get_window_extent().corners()).T
-    assert not any(high > x_legend.min() and y > y_legend.min() for y, _, _, high, _ in shown)
-
-
-@pytest.mark.parametrize("hue", HUES)
-def test_a_plot_has_the_line_of_chance_and_the_whole_scale(frame, hue):
-    (ax,) = report.plot(frame, hue).axes
-    (line,) = ax.lines
-    chance = frame[frame.status == "ok"].area.mean()
-    assert list(line.get_xdata()) == [chance, chance] and line.get_linestyle() == "--"
-    assert [text.get_text() for text in ax.texts] == ["chance"]
-    assert ax.get_xlim() == (0, 1) and ax.yaxis_inverted()
-
-
-def test_pyplot_does_not_show_a_plot_a_second_time(frame):
-    before = plt.get_fignums()
-    assert isinstance(report.plot(frame), plt.Figure) and plt.get_fignums() == before
-
-
-@pytest.fixture(scope="module")
-def written(frame, tmp_path_factory):
-    """The files of a frame; how often the bootstrap's draws were made and used again."""
-    report._drawn.cache_clear()
-    paths = report.plots(frame, tmp_path_factory.mktemp("plots"))
-    return paths, report._drawn.cache_info()
-
-
-def test_graphs_are_written(written):
-    paths, _ = written
-    assert {p.name for p in paths} == {
-        f"{n}.{s}" for n in ("methods", "networks", "sizes") for s in ("png", "eps", "pdf")
-    }
-    assert all(p.stat().st_size > 5000 for p in paths)
-
-
-SIGNATURES = {
-    ".png": b"\x89PNG\r\n\x1a\n",
-    ".eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
-    ".pdf": b"%PDF-1.",
-}
-
-
-def test_the_files_are_what_they_say(written):
-    paths, _ = written
-    for path in paths:
-        assert path.read_bytes().startswith(SIGNATURES[path.suffix]), path
-        if path.suffix == ".pdf":
-            (page,) = PdfReader(path).pages
-            text = page.extract_text()
-            assert "guided_grad_cam" in text and "energy concentration P" in text
-
-
-def test_the_bootstrap_draws_once_for_each_number_of_pictures(written):
-    _, draws = written
-    assert draws.misses == draws.currsize <= 3 and draws.hits > 20
-
-
-@pytest.mark.parametrize("hue", HUES)
-def test_an_eps_needs_no_transparency(frame, hue, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        report.plot(frame, hue).savefig(tmp_path / "plot.eps")
-    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("text", "says"), [(None, "python -m xcnn study"), ("", "no records")])
