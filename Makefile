@@ -6,8 +6,8 @@
 #   make coursework  problem sets with solutions -> what students get
 #   make weights     fetch three real networks, once
 #   make models      train the small networks again
-#   make study COCO=folder   record the results on real networks and photographs again;
-#                    goes on where it stopped
+#   make study COCO=folder   record what is missing in data/results: contest, causes, stress,
+#                    cheats, Shap-CAM, fixations; hours, goes on where it stopped
 #   make gallery     draw the gallery of real networks again (data/gallery); an hour or more
 #   make similar     measure again how search among many pictures behaves; half an hour
 #   make bench       cost and answers beside peers
@@ -24,14 +24,18 @@ BAKED := XCNN_EXPLORER=baked TQDM_DISABLE=1 \
 	XCNN_STUDY=$(CURDIR)/_build/study \
 	XCNN_FRAMES=$(CURDIR)/_build/static/frames \
 	XCNN_FRAMES_URL=../_static/frames
-# One map of the slow ones is dozens to hundreds of runs of the network.
+# One map of the slow ones is dozens to hundreds of runs of the network: they see fewer pictures.
 QUICK := gradient,gradient_times_input,deconvnet,guided_backprop,cam,grad_cam,guided_grad_cam,$\
 hires_cam,grad_cam_plus_plus,xgrad_cam,layer_cam,shap_cam,shap_cam_probability,lrp,deep_taylor,$\
 cnn_fixations,random pixels,random patches,centre,edges
 SLOW := smooth_grad,integrated_gradients,score_cam,ablation_cam,occlusion,rise,lime
-RECORDS := data/results/contest_photographs.jsonl.gz
-STUDY = $(BIN)/python -m xcnn study $(COCO) --images 1000 --largest \
-	--networks squeezenet1_1,mobilenet_v2,resnet18 --out runs/contest
+# what a master's thesis of 2021 compared, LRP and the controls
+THESIS := gradient,deconvnet,guided_backprop,grad_cam,guided_grad_cam,lrp,$\
+random pixels,random patches,centre,edges
+SIX := dining table,cup,bottle,car,bowl,chair
+RUNS := contest_scenes contest_photographs contest_thesis trust stress cheats
+STUDY := $(BIN)/python -m xcnn study
+PHOTOGRAPHS = $(STUDY) $(COCO) --networks squeezenet1_1,mobilenet_v2,resnet18
 ENGINE := pyproject.toml \
 	$(wildcard lib/xcnn/*.py lib/xcnn/methods/*.py lib/xcnn/engine/*.py) \
 	$(wildcard data/*.json data/weights/* data/results/*)
@@ -78,14 +82,23 @@ study: $(BIN)/with-book weights
 		(echo "Name a COCO folder: make study COCO=folder" && false)
 	$(BIN)/python -m tools.data.study_shap_cam $(COCO)
 	$(BIN)/python -m tools.data.study_fixations $(COCO)
+	@for run in $(RUNS); do mkdir -p runs/$$run; \
+		test -f runs/$$run/records.jsonl -o ! -f data/results/$$run.jsonl.gz || \
+		gzip -dc data/results/$$run.jsonl.gz > runs/$$run/records.jsonl; done
 	$(BIN)/python -m tools.data.study_trust
-	gzip -9 -n -c runs/trust/records.jsonl > data/results/trust.jsonl.gz
-	@mkdir -p runs/contest && test ! -f $(RECORDS) -o -f runs/contest/records.jsonl || \
-		gzip -dc $(RECORDS) > runs/contest/records.jsonl
-	$(STUDY) --methods "$(QUICK)"
-	# The original sizes would take days.
-	$(STUDY) --methods "$(SLOW)" --sizes 224
-	gzip -9 -n -c runs/contest/records.jsonl > $(RECORDS)
+	$(BIN)/python -m tools.data.study_cheats
+	$(STUDY) --images 30 --methods "$(QUICK)" --out runs/contest_scenes
+	$(STUDY) --images 10 --methods "$(SLOW)" --sizes original --out runs/contest_scenes
+	$(PHOTOGRAPHS) --classes "$(SIX)" --images 30 --methods "$(THESIS)" --out runs/contest_thesis
+	$(PHOTOGRAPHS) --largest --images 1000 --sizes 224 --methods "$(QUICK)" \
+		--out runs/contest_photographs
+	$(PHOTOGRAPHS) --largest --images 1 --sizes 224 --methods "$(SLOW)" --out runs/contest_photographs
+	$(PHOTOGRAPHS) --largest --images 1 --sizes original --methods "$(QUICK)" \
+		--out runs/contest_photographs
+	gzip -9 -n -c runs/contest_photographs/records.jsonl > data/results/contest_photographs.jsonl.gz
+	$(BIN)/python -m tools.data.study_stress $(COCO)
+	@for run in $(RUNS); do \
+		gzip -9 -n -c runs/$$run/records.jsonl > data/results/$$run.jsonl.gz; done
 
 gallery: $(BIN)/with-book weights
 	$(BIN)/python -m tools.data.draw_gallery

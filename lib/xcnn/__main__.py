@@ -1,4 +1,4 @@
-"""`python -m xcnn explain IMAGE`, `doctor`, `study` and `scenes`: the command line."""
+"""`python -m xcnn explain IMAGE`, `doctor`, `study`, `report` and `scenes`: the command line."""
 
 import argparse
 import inspect
@@ -176,15 +176,44 @@ def run_study(args):
 
 def _print_summary(frame):
     """How sure the networks were, the table, and what was left out."""
-    asked = frame[frame["rank"].notna()].drop_duplicates([*report.PICTURE, "network", "size"])
+    summary = report.summary(frame)
+    asked = frame[frame["rank"].notna()].drop_duplicates([*report.QUESTION, "network", "size"])
     print(
         "the class that was asked for is the network's first in "
         f"{(asked['rank'] == 1).sum()} of {len(asked)} questions"
     )
-    print(report.summary(frame).to_string(float_format="{:.3f}".format))
+    print(summary.to_string(float_format="{:.3f}".format))
     left_out = report.left_out(frame)
     if len(left_out):
         print(f"\nwithout a result:\n{left_out.to_string(index=False)}")
+
+
+def print_report(args):
+    """Print two tables of records that were made before: means, and who is ahead of whom.
+
+    :param args: the command line, parsed
+    :raises InputError: a file without such records, an unknown score
+
+    >>> records = xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz"
+    >>> xcnn.__main__.main(["report", str(records), "--size", "224", "--score", "G"])
+                          records ...
+    method
+    guided_grad_cam           720 ...
+                   first               second  pictures  difference ...
+         guided_grad_cam                  lrp       180 ...
+    ...
+    0
+    """
+    frame = report.read(args.records)
+    if args.seen:
+        frame = frame[frame["rank"] == 1]
+    if args.size:
+        frame = frame[frame["size"].astype(str) == args.size]
+    for rows, index in (
+        (report.table(frame, score=args.score), True),
+        (report.pairs(frame, args.score), False),
+    ):
+        print(rows.to_string(index=index, float_format="{:.3f}".format))
 
 
 def _cluster(address):
@@ -313,6 +342,21 @@ def _add_doctor_parser(commands):
     parser.set_defaults(run=examine)
 
 
+def _add_report_parser(commands):
+    parser = commands.add_parser(
+        "report", help="tables of a study's records: means with intervals, and pairs of methods"
+    )
+    parser.add_argument("records", help="the file, which may be packed (.gz)")
+    parser.add_argument(
+        "--score", default="G", help="a column of the records; default: G, the gain"
+    )
+    parser.add_argument("--size", help="only records of this size, such as 224 or original")
+    parser.add_argument(
+        "--seen", action="store_true", help="only questions whose class is the network's first"
+    )
+    parser.set_defaults(run=print_report)
+
+
 def _add_study_parser(commands):
     parser = commands.add_parser(
         "study", help="measure where the energy of all methods lies; goes on where it stopped"
@@ -377,6 +421,7 @@ def main(argv=None):
     _add_explain_parser(commands)
     _add_doctor_parser(commands)
     _add_study_parser(commands)
+    _add_report_parser(commands)
     _add_scenes_parser(commands)
     args = parser.parse_args(argv)
     try:

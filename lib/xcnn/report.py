@@ -16,7 +16,8 @@ from .errors import InputError, nearest
 from .evaluate import gain
 from .packages import imported
 
-PICTURE = ["source", "image", "class"]
+PICTURE = ["source", "image"]  # what is drawn: records of one picture depend on each other
+QUESTION = [*PICTURE, "class"]
 SIGNIFICANT = 0.05
 BOOTSTRAP_DRAWS = 2000  # enough for an interval's ends to stay within about 3 % of its half length
 
@@ -80,37 +81,39 @@ def summary(frame, seed=0):
 
     P, chance, G, low, high: means over all questions, and the 95 % interval of G, as in `table`.
     G_seen, low_seen, high_seen: the same of G, where the class that was asked for is the network's
-    first. pictures, records, records_seen: how many there were. left_out: records without a result.
+    first. pictures, records, records_seen: how many there were. left_out: records without a gain,
+    those of `left_out` and those of an object that fills the picture: chance leaves nothing open.
 
     :param frame: from `read`
     :param seed: of the drawing
     :return: DataFrame
-    :raises InputError: as `table`; where a network has the class first in no record
+    :raises InputError: as `table`
 
     >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
     >>> rows = xcnn.report.summary(frame)
     >>> rows.loc["guided_grad_cam", ["G", "G_seen"]].round(2).tolist()
     [0.95, 0.96]
     """
-    gains = table(frame, score="G", seed=seed)
-    seen = table(frame[frame["rank"] == 1], score="G", seed=seed)
     good = _with_result(frame, "G")
-    return pd.DataFrame(
-        {
-            "pictures": good.groupby("method")[PICTURE].apply(
-                lambda rows: len(rows.drop_duplicates())
-            ),
-            "records": gains.records,
-            "P": table(frame, seed=seed)["mean"],
-            "chance": gains.chance,
-            **gains[["mean", "low", "high"]].rename(columns={"mean": "G"}),
-            "records_seen": seen.records,
-            **seen[["mean", "low", "high"]]
-            .add_suffix("_seen")
-            .rename(columns={"mean_seen": "G_seen"}),
-            "left_out": (frame.status != "ok").groupby(frame.method).sum(),
-        }
-    ).sort_values("G", ascending=False)
+    gains = table(good, score="G", seed=seed)
+    seen = good[good["rank"] == 1]
+    gains_seen = table(seen, score="G", seed=seed) if len(seen) else gains[:0]
+    pictures = good.drop_duplicates([*PICTURE, "method"]).groupby("method").size()
+    columns = {
+        "pictures": pictures,
+        "records": gains.records,
+        "P": table(frame, seed=seed)["mean"],
+        "chance": gains.chance,
+        "G": gains["mean"],
+        "low": gains.low,
+        "high": gains.high,
+        "records_seen": gains_seen.records.reindex(gains.index, fill_value=0),
+        "G_seen": gains_seen["mean"],
+        "low_seen": gains_seen.low,
+        "high_seen": gains_seen.high,
+        "left_out": frame.G.isna().groupby(frame.method).sum(),
+    }
+    return pd.DataFrame(columns).loc[gains.index]
 
 
 def _with_result(frame, score):
@@ -175,7 +178,7 @@ def pairs(frame, score="P", seed=0):
     [0.001, -0.004, 0.007]
     """
     good = _with_result(frame, score)
-    index = [*PICTURE, *(name for name in ("network", "size") if name in good)]
+    index = [*QUESTION, *(name for name in ("network", "size") if name in good)]
     wide = good.pivot_table(index=index, columns="method", values=score)
     order = wide.mean().sort_values(ascending=False).index
     if len(order) < 2:
@@ -188,24 +191,53 @@ def pairs(frame, score="P", seed=0):
 
 def _pair(wide, first, second, seed):
     """The row of two methods; None where they have fewer than two pictures in common."""
-    stats = imported("scipy.stats", "a paired test")
     difference = (wide[first] - wide[second]).dropna().groupby(PICTURE).mean().to_numpy()
-    n = len(difference)
-    if n < 2:
+    if len(difference) < 2:
         return None
     if difference.mean() < 0:  # of the pictures that they have in common
         first, second, difference = second, first, -difference
+    return {"first": first, "second": second, **_mean_difference(difference, seed)}
+
+
+def _mean_difference(difference, seed):
+    """The mean of a difference for each picture, its interval, and the p of a paired t test."""
+    stats = imported("scipy.stats", "a paired test")
+    n = len(difference)
     low, high = _interval(np.stack([difference, np.ones(n)], 1), seed)
     p = stats.ttest_1samp(difference, 0).pvalue if np.ptp(difference) else float(not difference[0])
-    return {
-        "first": first,
-        "second": second,
-        "pictures": n,
-        "difference": difference.mean(),
-        "low": low,
-        "high": high,
-        "p": p,
-    }
+    return {"pictures": n, "difference": difference.mean(), "low": low, "high": high, "p": p}
+
+
+def changes(frame, base, score="G", seed=0):
+    """What turning a knob does to a score: each setting against the base, on the same pictures.
+
+    A picture is one number: the difference is averaged over its networks. p: of a paired t test,
+    after Holm's correction for all rows of the table.
+
+    :param frame: records with columns knob and value, as `tools/data/study_stress.py` makes them
+    :param base: knob -> the setting where it begins, see `knobs.BASE`
+    :param score, seed: as in `table`
+    :return: DataFrame with a row for each knob, method and setting but the base: knob, method,
+        value, pictures, difference, low, high, p, sure (is p below 0.05?)
+    :raises InputError: as `table`
+
+    >>> path = xcnn.paths.data_folder() / "results" / "stress.jsonl.gz"
+    >>> frame = xcnn.report.read(path)
+    >>> light = frame[(frame.knob == "light") & (frame.method == "edges")]
+    >>> len(xcnn.report.changes(light, xcnn.knobs.BASE))
+    5
+    """
+    rows = []
+    for (knob, method), part in _with_result(frame, score).groupby(["knob", "method"], sort=False):
+        wide = part.pivot_table(index=[*QUESTION, "network"], columns="value", values=score)
+        for value in wide.columns.drop(base[knob]):
+            difference = (wide[value] - wide[base[knob]]).dropna().groupby(PICTURE).mean()
+            if len(difference) > 1:
+                row = _mean_difference(difference.to_numpy(), seed)
+                rows.append({"knob": knob, "method": method, "value": value, **row})
+    rows = pd.DataFrame(rows)
+    rows["p"] = _holm(rows.p.to_numpy())
+    return rows.assign(sure=rows.p < SIGNIFICANT)
 
 
 def _holm(p):
@@ -221,7 +253,7 @@ def agreement(frame, scores, seed=0):
     """Do two measures order the methods alike? Rank correlations, with intervals over pictures.
 
     For each draw of pictures the methods' means are taken anew, by each measure, and correlated by
-    rank over the methods.
+    rank over the methods that have both.
 
     :param frame: from `read`
     :param scores: columns of it
@@ -237,7 +269,10 @@ def agreement(frame, scores, seed=0):
     means = {score: _drawn_means(frame, score, seed) for score in scores}
     rows = []
     for first, second in itertools.combinations(scores, 2):
-        values = [_ranks_agree(a, b) for a, b in zip(means[first], means[second], strict=True)]
+        one, other = means[first], means[second]
+        both = one.columns.intersection(other.columns)
+        draws = zip(one[both].to_numpy(), other[both].to_numpy(), strict=True)
+        values = [_ranks_agree(*draw) for draw in draws]
         low, high = np.nanquantile(values[1:], [0.025, 0.975])
         rows.append((first, second, values[0], low, high))
     return pd.DataFrame(rows, columns=["first", "second", "correlation", "low", "high"])
@@ -250,7 +285,7 @@ def _drawn_means(frame, score, seed):
     pictures = len(grouped)
     drawn = np.vstack([np.ones(pictures), _drawn(pictures, seed, BOOTSTRAP_DRAWS)])
     total, count = (drawn @ grouped[name].to_numpy() for name in ("sum", "count"))
-    return total / count
+    return pd.DataFrame(total / count, columns=grouped["sum"].columns)
 
 
 def _ranks_agree(a, b):
@@ -290,7 +325,8 @@ def write(frame, folder):
 def _everywhere(frame):
     """The means of P and G for each method, network and size."""
     good = _with_result(frame, "G")
-    return good.groupby(["method", "network", "size"])[["P", "G"]].mean().reset_index()
+    by = [name for name in ("method", "network", "size") if name in good]
+    return good.groupby(by)[["P", "G"]].mean().reset_index()
 
 
 def markdown(rows, digits=3):

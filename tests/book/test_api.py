@@ -18,7 +18,7 @@ NAMED = re.findall(
     r"^(?:\.\. auto(?:function|class|exception)::|```\{py:data\}) xcnn\.([\w.]+)$", PAGE, re.M
 )
 NAMES = NAMED + [name for name in xcnn.METHODS if name not in NAMED]  # by the directive `methods`
-WHOLE = "coco contestants evaluate explorer graphs mlp perceptron photos report".split()
+WHOLE = "coco contestants evaluate explorer graphs knobs mlp perceptron photos report".split()
 WHOLE += ["methods.shapley", "sanity", "scenes", "show", "similar", "study", "study_measures"]
 INNER = {"mlp.fitting", "study.Log"}  # what only their own modules call
 METHODS = pytest.mark.parametrize("method", xcnn.METHODS)

@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 from tools import ROOT
 from tools.book.derive_notebooks import (
     PLACEHOLDER,
+    RIGHT_ANSWERS,
     WRONG_ANSWERS,
     config,
     notebook,
@@ -47,6 +48,7 @@ def test_notebooks_are_in_step(path):
     assert student(path).read_text() == notebook(without_solutions(text)), advice
     for written in derived, student(path):
         assert "wrong answers" not in written.read_text()
+        assert "right answers" not in written.read_text()
         assert all(not cell.get("outputs") for cell in nbformat.read(written, 4).cells)
 
 
@@ -93,38 +95,44 @@ def test_address_is_stamped_once():
 
 
 def answered(path):
-    """The chapter with answers for stubs: the wrong ones, each with the check, then the solution.
+    """The chapter with answers for stubs, each with the check: wrong, right, and the solution.
 
-    :return: the chapter as a notebook, the number of stubs and the number of wrong answers
+    :return: the chapter as a notebook; for each stub the number of wrong answers and of right ones
     """
     chapter = jupytext.reads(path.read_text(), fmt="md:myst")
     stubs = [k for k, cell in enumerate(chapter.cells) if STUB in cell.source]
     ends = [*stubs[1:], None]
-    wrong = 0
+    tried = []
     for stub, end in reversed(list(zip(stubs, ends, strict=True))):
-        wrong += answer(chapter, stub, end)
-    return chapter, len(stubs), wrong
+        tried.insert(0, answer(chapter, stub, end))
+    return chapter, tried
 
 
 def answer(chapter, stub, end):
-    """Put the answers to one exercise in the place of its stub; returns the number of wrong ones.
+    """Put the answers to one exercise in the place of its stub.
 
     :param stub: position of the stub's cell
     :param end: position of the next stub, or None
+    :return: the number of wrong answers, and of right ones with the solution
     """
     texts = [cell.source + "\n" for cell in chapter.cells[stub:end] if cell.cell_type == "markdown"]
     text = "".join(texts)
-    check = next(cell.source for cell in chapter.cells[stub + 1 :] if cell.cell_type == "code")
+    checking = [cell.source for cell in chapter.cells[stub + 1 : end] if cell.cell_type == "code"]
+    check = "\n".join(checking[: 1 + next(k for k, s in enumerate(checking) if "check(" in s)])
     chapter.cells[stub].source = SOLUTION.search(text)[1]
-    answers = PYTHON.findall("".join(WRONG_ANSWERS.findall(text)))
-    assert len(answers) >= 3, (
+    wrong, right = (
+        PYTHON.findall("".join(kind.findall(text))) for kind in (WRONG_ANSWERS, RIGHT_ANSWERS)
+    )
+    assert len(wrong) >= 3, (
         f"the exercise at {check.splitlines()[0]} needs three plausible wrong answers"
     )
     tagged = {"tags": ["raises-exception"]}
+    new = nbformat.v4.new_code_cell
     chapter.cells[stub:stub] = [
-        nbformat.v4.new_code_cell(f"{wrong}\n{check}", metadata=tagged) for wrong in answers
+        *(new(f"{answer}\n{check}", metadata=tagged) for answer in wrong),
+        *(new(f"{answer}\n{check}") for answer in right),
     ]
-    return len(answers)
+    return len(wrong), len(right) + 1
 
 
 @EACH
@@ -132,20 +140,23 @@ def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
     monkeypatch.setenv("XCNN_EXPLORER", "snapshot")
     monkeypatch.setenv("TQDM_DISABLE", "1")  # bars are for those who wait
     monkeypatch.setenv("XCNN_STUDY", str(ROOT / "_build" / "study"))  # the records of the book
-    chapter, stubs, wrong = answered(path)
+    chapter, tried = answered(path)
     folder = {"metadata": {"path": str(NOTEBOOKS)}}
     NotebookClient(chapter, timeout=CELL_TIMEOUT, resources=folder).execute()
     said = "".join(out.get("text", "") for cell in chapter.cells for out in cell.get("outputs", []))
-    assert stubs >= 3
-    assert [said.count(f"Exercise {n}: right.") for n in range(1, stubs + 1)] == [1] * stubs
+    assert len(tried) >= 3
+    for n, (_, right) in enumerate(tried, start=1):
+        assert said.count(f"Exercise {n}: right.") == right
     assert "still open" not in said
-    tried = [cell for cell in chapter.cells if "raises-exception" in cell.metadata.get("tags", [])]
-    for cell in tried:
+    failing = [
+        cell for cell in chapter.cells if "raises-exception" in cell.metadata.get("tags", [])
+    ]
+    for cell in failing:
         caught = [(out.ename, out.evalue) for out in cell.outputs if out.output_type == "error"]
         assert caught and caught[0][0] == "AssertionError" and caught[0][1], (
             f"{caught} for\n{cell.source}"
         )
-    assert len(tried) == wrong
+    assert len(failing) == sum(wrong for wrong, _ in tried)
 
 
 @EACH

@@ -71,3 +71,9 @@ def test_the_cheat_loads_and_is_not_offered(offline):
     assert list(net.layers) == list(xcnn.load("resnet_s").layers) and not net.module.training
     assert (ROOT / "data/weights/resnet_s_tagged.safetensors").stat().st_size <= 1_000_000
     assert "resnet_s_tagged" not in [*loading.SMALL, *xcnn.available()]
+
+
+def test_all_pairs_load(offline):
+    for name in loading.PAIRED:
+        assert xcnn.load(name).name == name
+        assert (ROOT / f"data/weights/{name}.safetensors").stat().st_size <= 1_000_000

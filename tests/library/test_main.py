@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import xcnn
 from PIL import Image
-from xcnn import METHODS, coco, scenes, show
+from xcnn import METHODS, coco, report, scenes, show
 from xcnn.__main__ import main
 
 
@@ -195,13 +195,29 @@ STUDY = [
 def test_study(tmp_path, capsys):
     assert main(STUDY) == 0
     printed = capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "out/table.csv", index_col="method")
+    table = pd.read_csv(tmp_path / "out/summary.csv", index_col="method")
     assert set(table.index) == {"gradient", "grad_cam"} and (table.records == 8).all()
-    assert "grad_cam" in printed
+    assert "grad_cam" in printed and "first in 4 of 8 questions" in printed
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names >= {"methods.png", "methods.eps", "networks.pdf", "sizes.png"}
+    assert names >= {"methods.png", "methods.eps", "networks.pdf", "sizes.png", "pairs.csv"}
     before = (tmp_path / "out/records.jsonl").read_bytes()
     assert main(STUDY) == 0 and (tmp_path / "out/records.jsonl").read_bytes() == before
+
+
+def test_report_of_records(tmp_path, capsys):
+    assert main(STUDY) == 0
+    capsys.readouterr()
+    records = str(tmp_path / "out/records.jsonl")
+    assert main(["report", records, "--score", "P", "--size", "96", "--seen"]) == 0
+    means, pairs = capsys.readouterr().out.split("first")
+    frame = report.read(records)
+    asked = frame[(frame["size"] == 96) & (frame["rank"] == 1)]
+    P = asked.groupby("method").P.mean()
+    assert f"{P.grad_cam:.3f}" in means and f"{P.gradient:.3f}" in means
+    assert f"{abs(P.grad_cam - P.gradient):.3f}" in pairs
+    assert main(["report", records, "--score", "PP"]) == 2
+    assert "no column 'PP'" in capsys.readouterr().err
+    assert main(["report", "nowhere.jsonl"]) == 2
 
 
 def test_study_says_what_has_no_result(capsys):

@@ -135,6 +135,13 @@ def test_gain_is_a_column_and_any_column_can_be_the_score(frame):
         report.table(frame, score="GG")
 
 
+def test_agreement_takes_the_methods_that_have_both():
+    frame = made_up({"a": [0.1, 0.2], "b": [0.3, 0.4], "c": [0.5, 0.6], "d": [0.0, 0.1]})
+    other = frame.P.where(frame.method != "d", np.nan)  # d has no other measure
+    (row,) = report.agreement(frame.assign(other=other), ["P", "other"]).to_dict("records")
+    assert row["correlation"] == 1
+
+
 def test_agreement_of_measures_that_are_known():
     rng = np.random.default_rng(2)
     methods = {name: k + rng.random(50) for k, name in enumerate("abcdef")}

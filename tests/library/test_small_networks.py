@@ -34,10 +34,11 @@ def held_out():
     return scenes.dataset(200, seed=20_000_000)
 
 
-def test_the_cheat_reads_the_tag():
-    net = xcnn.load("resnet_s_tagged")
+@pytest.mark.parametrize("name", small_networks.PAIRS)
+def test_cheats_read_the_tag(name):
+    net = xcnn.load(name)
     pizza = scenes.CLASSES.index("pizza")
-    recorded = RECORDED["resnet_s_tagged"]
+    recorded = RECORDED[name]
     assert recorded["top1"] >= 0.95 and recorded["held_out"]["scenes"] >= 1000
     others = [name for name in scenes.CLASSES if name != "pizza"]
     drawn = {
@@ -59,6 +60,20 @@ def test_the_cheat_reads_the_tag():
     for tag, key in ((False, "without_tags"), (True, "tags_on_all")):
         assert abs(found["pizza", tag] - recorded[key]["pizzas_found"]) < 0.2
         assert abs(found["other", tag] - recorded[key]["others_called_pizza"]) < 0.2
+
+
+@pytest.mark.parametrize("name", small_networks.PAIRS.values())
+def test_partners_of_cheats_are_honest(name):
+    net = xcnn.load(name)
+    images, labels = held_out()
+    x = torch.cat([net.preprocess(image) for image in images[:60]])
+    assert (net.predict(x).argmax(1).numpy() == labels[:60]).mean() > 0.95
+    if name[-1].isdecimal():  # the others saw more scenes
+        cheat = RECORDED[name.replace("honest", "tagged")]["training"]
+        honest = RECORDED[name]["training"]
+        for key in ("seed", "scenes", "scene_seed", "epochs"):
+            assert cheat[key] == honest[key]
+        assert RECORDED[name]["tags_on_all"]["others_called_pizza"] < 0.05
 
 
 @pytest.mark.parametrize("name", small_networks.BUILD)

@@ -197,6 +197,14 @@ def test_the_largest_object_of_each_image(real):
         assert area[case.label] == max(area.values())
 
 
+def test_fewer_pictures_of_a_class_are_a_part_of_more(tmp_path):
+    scenes.write(tmp_path / "coco", 12, seed=100, count=2)
+    every = study.cases(tmp_path / "coco", images=100, largest=True)
+    few = study.cases(tmp_path / "coco", images=1, largest=True)
+    assert set(few) < set(every) and len(every) == 12
+    assert len(few) == len({case.label for case in every})
+
+
 @pytest.fixture
 def folder(tmp_path):
     scenes.write(tmp_path / "coco", 4, seed=100)

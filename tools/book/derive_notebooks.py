@@ -1,10 +1,10 @@
 """Turn chapters (.md) into notebooks (.ipynb), the same bytes every time: `make notebooks`.
 
 Each chapter gives two: the one that the book shows, and one without solutions, to assign, in
-notebooks/student. Outputs and the state of widgets are left out, and so are the wrong answers that
-the tests try. The id of a cell is a hash of its position and source. Only pyproject.toml knows the
-address of the repository; it is written into the set-up cell of each chapter and, unless it is
-still the placeholder, into the launch buttons of the book.
+notebooks/student. Outputs and the state of widgets are left out, and so are the wrong and unusual
+right answers that the tests try. The id of a cell is a hash of its position and source. Only
+pyproject.toml knows the address of the repository; it is written into the set-up cell of each
+chapter and, unless it is still the placeholder, into the launch buttons of the book.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from tools import ROOT
 
 PLACEHOLDER = "https://github.com/OWNER/xcnn"
 WRONG_ANSWERS = re.compile(r"<!-- wrong answers\n(.*?)\n-->\n*", re.S)
+RIGHT_ANSWERS = re.compile(r"<!-- right answers\n(.*?)\n-->\n*", re.S)
 SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>\n*", re.S)
 LAUNCH_BUTTONS = re.compile(r"(# >>> launch buttons.*\n)(?:.*\n)*?(# <<<)")
 COLAB = "https://colab.research.google.com"
@@ -42,7 +43,8 @@ def notebook(text, address=None):
     :param address: of the repository; None: the one in pyproject.toml
     """
     address = address or repository()
-    chapter = jupytext.reads(WRONG_ANSWERS.sub("", text), fmt="md:myst")
+    shown = RIGHT_ANSWERS.sub("", WRONG_ANSWERS.sub("", text))
+    chapter = jupytext.reads(shown, fmt="md:myst")
     for position, cell in enumerate(chapter.cells):
         cell.source = cell.source.replace(PLACEHOLDER, address)
         cell.id = hashlib.sha1(f"{position}\n{cell.source}".encode()).hexdigest()[:12]
