@@ -92,7 +92,8 @@ study: $(BIN)/with-book weights
 	$(PHOTOGRAPHS) --classes "$(SIX)" --images 30 --methods "$(THESIS)" --out runs/contest_thesis
 	$(PHOTOGRAPHS) --largest --images 1000 --sizes 224 --methods "$(QUICK)" \
 		--out runs/contest_photographs
-	$(PHOTOGRAPHS) --largest --images 1 --sizes 224 --methods "$(SLOW)" --out runs/contest_photographs
+	$(STUDY) $(COCO) --networks squeezenet1_1 --largest --images 1 --sizes 224 \
+		--methods "$(SLOW)" --out runs/contest_photographs
 	$(PHOTOGRAPHS) --largest --images 1 --sizes original --methods "$(QUICK)" \
 		--out runs/contest_photographs
 	gzip -9 -n -c runs/contest_photographs/records.jsonl > data/results/contest_photographs.jsonl.gz

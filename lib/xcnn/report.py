@@ -215,7 +215,7 @@ def changes(frame, base, score="G", seed=0):
     after Holm's correction for all rows of the table.
 
     :param frame: records with columns knob and value, as `tools/data/study_stress.py` makes them
-    :param base: knob -> the setting where it begins, see `knobs.BASE`
+    :param base: knob -> the setting where it begins, such as ``knobs.BASE``
     :param score, seed: as in `table`
     :return: DataFrame with a row for each knob, method and setting but the base: knob, method,
         value, pictures, difference, low, high, p, sure (is p below 0.05?)
