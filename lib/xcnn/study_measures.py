@@ -19,10 +19,10 @@ NOTHING_FOR_THE_CLASS = "nothing for the class"  # a map that is negative everyw
 def measures(net, x, targets, R, E, grown, rival=None):
     """What one method scores in a few questions.
 
-    P, mass, ranks, pointing, iou: of the evidence E, see ``xcnn.evaluate``. left: the probability of
-    the class where only the evidence stays in the picture, see `masked`. P_raw: of the map as it
-    is. rival: the share of the energy on another object, see `rival_energy`. status: "ok", "no
-    energy" of a map that is 0, or "nothing for the class". What has no value is None.
+    P, mass, ranks, pointing, iou: measures of the evidence E, see ``xcnn.evaluate``. left: the
+    probability of the class where only the evidence stays in the picture, see `masked`. P_raw: P of
+    the map as it is. rival: the share of the energy on another object, see `rival_energy`. status:
+    "ok", "no energy" of a map that is 0, or "nothing for the class". What has no value is None.
 
     :param net: `Network`
     :param x: (N, C, H, W)
