@@ -131,7 +131,7 @@ def ahead(pairs):
     >>> frame = xcnn.report.read(xcnn.paths.data_folder() / "results" / "contest_scenes.jsonl.gz")
     >>> figure = xcnn.graphs.ahead(xcnn.report.pairs(frame[frame.network == "resnet_s"]))
     >>> len(figure.axes[0].get_yticklabels())
-    20
+    27
     """
     sure = pairs[pairs.ahead]
     score = pd.concat([pairs[["first", "second"]].stack()]).unique()

@@ -19,6 +19,8 @@ HUES = [None, "network", "size"]
 def frame():
     """The records on scenes: four networks and two sizes, but one method has only one."""
     every = report.read(ROOT / "data" / "results" / "contest_scenes.jsonl.gz")
+    at_both_sizes = every[every["size"] == 224].method.unique()
+    every = every[every.method.isin(at_both_sizes)]
     return every[(every.method != "gradient") | (every["size"] == 224)]
 
 

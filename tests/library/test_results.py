@@ -85,7 +85,7 @@ def test_what_readers_measured_on_photographs_comes_out_again():
     asked = frame[frame.p.notna()].groupby("network")
     first = asked["rank"].agg(lambda rank: (rank == 1).mean())
     wanted = {"squeezenet1_1": 0.22, "mobilenet_v2": 0.26, "resnet18": 0.26}
-    assert first.to_dict() == pytest.approx(wanted, abs=0.01)
+    assert first.to_dict() == pytest.approx(wanted, abs=0.015)
     median = {"squeezenet1_1": 0.007, "mobilenet_v2": 0.013, "resnet18": 0.009}
     assert asked.p.median().to_dict() == pytest.approx(median, abs=0.002)
     assert 0.33 < frame.P.mean() < 0.38  # a tighter or wider blob: .340 to .366
