@@ -24,7 +24,7 @@ DROP = [
 # wrapped are left alone.
 FORMULA_AND_STOP = r'(?<!class="nowrap">)<math(?:(?!</math>).)*</math>[,.;:!?)]'
 LOADED_AT_ONCE = r'<img (?=[^>]*src="(?!data:))(?![^>]*loading=)'
-UNSIZED_PICTURE = r'(<img (?![^>]*\bwidth=)[^>]*\bsrc=")((?!data:)[^"]+\.png)"'
+UNSIZED_PICTURE = r'(<img (?![^>]*\bwidth=)[^>]*\bsrc=")((?!data:)[^"]+\.(?:png|webp))"'
 SCROLLS = "pst-scrollable-table-container"
 SCROLLS_BY_KEYBOARD = "jp-RenderedHTMLCommon"
 WEBP_QUALITY = 90  # a fifth of the bytes of a PNG
@@ -44,7 +44,8 @@ def slim(html):
 def pictured(html, folder):
     """The text of a page whose pictures have their size, so that text stays where it is.
 
-    Each PNG without a size gets a WebP file beside it, which the page then names.
+    Each PNG without a size gets a WebP file beside it, which the page then names; a WebP file is
+    named as it is.
 
     :param folder: of the page
     """
@@ -52,9 +53,11 @@ def pictured(html, folder):
     def sized(match):
         path = folder / unescape(match[2])
         with Image.open(path) as picture:
-            picture.save(path.with_suffix(".webp"), quality=WEBP_QUALITY)
+            if path.suffix == ".png":
+                picture.save(path.with_suffix(".webp"), quality=WEBP_QUALITY)
             width, height = picture.size
-        return f'{match[1]}{match[2].removesuffix(".png")}.webp" width="{width}" height="{height}"'
+        name = match[2].rsplit(".", 1)[0]
+        return f'{match[1]}{name}.webp" width="{width}" height="{height}"'
 
     return re.sub(UNSIZED_PICTURE, sized, html)
 

@@ -162,7 +162,7 @@ def test_every_command_is_on_the_page(capsys):
     assert re.findall(r"^\.\. help::(?: (\w+))?$", PAGE, re.M) == ["", *commands]
 
 
-@pytest.mark.parametrize("command", ["", "explain", "doctor", "study", "scenes"])
+@pytest.mark.parametrize("command", ["", "explain", "doctor", "study", "report", "scenes"])
 def test_command_line_is_on_the_page(built, command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):

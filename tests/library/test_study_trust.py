@@ -55,7 +55,8 @@ def test_rows_are_what_the_parts_say(asked, name):
 
         R = explain(net, q.x)
         signs, ranks = causal_agreement(relevance_of(R, q.masks), q.effects)
-        assert row["signs"] == pytest.approx(signs) and row["ranks"] == pytest.approx(ranks)
+        assert row["causal_signs"] == pytest.approx(signs)
+        assert row["causal_ranks"] == pytest.approx(ranks)
         curves = {"deletion": "zero", "deletion_blurred": "blur", "deletion_scene": q.gone}
         for column, fill in curves.items():
             p = sanity.deletion(net, q.x, R, q.target, study_trust.STEPS, fill=fill)
@@ -70,7 +71,7 @@ def test_rows_are_what_the_parts_say(asked, name):
 def test_a_refusal_is_a_row():
     net = xcnn.load("vgg_s")
     (row,) = study_trust.rows(net, [study_trust.question(net, SEEDS[0])], "cam")
-    assert "global average" in row["status"] and "signs" not in row
+    assert "global average" in row["status"] and "causal_signs" not in row
 
 
 def test_signed_maps_can_speak_against_the_class(asked):

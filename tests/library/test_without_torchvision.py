@@ -76,6 +76,7 @@ uses = {
     "write": lambda: xcnn.scenes.write(sys.argv[3], 1),
     "show": lambda: xcnn.show,
     "report": lambda: xcnn.report,
+    "graphs": lambda: xcnn.graphs,
 }
 report["said"] = {name: said(use) for name, use in uses.items()}
 
@@ -149,7 +150,8 @@ def test_every_method_runs_on_every_small_network(report):
         ("study of a folder", "InputError", "needs pycocotools: pip install pycocotools"),
         ("write", "InputError", "needs pycocotools: pip install pycocotools"),
         ("show", "ModuleNotFoundError", "xcnn.show needs matplotlib: pip install matplotlib"),
-        ("report", "ModuleNotFoundError", "xcnn.report needs matplotlib: pip install matplotlib"),
+        ("report", "ModuleNotFoundError", "xcnn.report needs pandas: pip install pandas"),
+        ("graphs", "ModuleNotFoundError", "xcnn.graphs needs matplotlib: pip install matplotlib"),
         ("superpixels", "InputError", "segments= takes your own.*: pip install scikit-image"),
         ("no regression", "InputError", "LIME needs scikit-learn: pip install scikit-learn"),
         ("ssim", "InputError", "needs scikit-image: pip install scikit-image"),

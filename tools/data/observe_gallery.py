@@ -68,9 +68,9 @@ def cat_or_cup(index):
     shift = max(abs(a - b) for a, b in zip(*deconvnet, strict=True))
     assert cat > 0.9 and cup < 0.2 and guided > 0.5 and shift < 0.02
     return (
-        f"**The cat or the cup?** (Figure 2) Asked for the cat, Shap-CAM puts {at_least(cat)} "
-        "or more of its energy in the cat's half, in all three networks. Asked for the cup, it "
-        f"leaves at most {at_most(cup)} there. Guided backprop stays with the cat: "
+        "**The cat or the cup?** (Figure 2) Asked for the cat, Shap-CAM of the score puts "
+        f"{at_least(cat)} or more of its energy in the cat's half, in all three networks. Asked "
+        f"for the cup, it leaves at most {at_most(cup)} there. Guided backprop stays with the cat: "
         f"{at_least(guided)} or more of its energy when the question is the cup. Deconvnet hardly "
         f"notices the question; its share moves by {at_most(shift)} at most."
     )
