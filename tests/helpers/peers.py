@@ -5,6 +5,7 @@ change the network: each has its copy.
 """
 
 import contextlib
+import functools
 import inspect
 import io
 
@@ -56,9 +57,10 @@ def ours(method, **options):
     def prepare(module, layer):
         of_classes = method != "cam" and "unit" not in known  # CAM has one layer only
         at_layer = {"layer": layer} if "layer" in known and of_classes else {}
+        of_size = functools.cache(lambda size: xcnn.Network(module, size=size))
 
         def call(x, targets):
-            net = xcnn.Network(module, size=x.shape[-1])
+            net = of_size(x.shape[-1])
             return getattr(xcnn, method)(net, x, targets, **at_layer, **options)
 
         return call
@@ -259,8 +261,9 @@ def squares(x, count=7):
 
 
 def our_lime(module, _layer):
+    net = xcnn.Network(module)
+
     def call(x, targets):
-        net = xcnn.Network(module)
         return xcnn.lime(net, x, targets, segments=squares(x), samples=SAMPLES, hidden="grey")
 
     return call
