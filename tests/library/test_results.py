@@ -51,7 +51,7 @@ def test_records_of_a_contest_are_whole(name):
     frame = records_of(name)
     assert not frame.duplicated(list(KEY)).any()
     parts = frame.groupby(["network", "size", "method"]).size().unstack()
-    numbers = {"contest_scenes": {60, 180}, "contest_photographs": {51, 168}}
+    numbers = {"contest_scenes": {60, 180}, "contest_photographs": {92, 168}}
     assert set(parts.stack().dropna()) == numbers.get(name, {146})
     assert (frame.P.isna() == (frame.status != "ok")).all()
     assert frame.P.dropna().between(0, 1).all() and (frame["rank"].dropna() >= 1).all()
