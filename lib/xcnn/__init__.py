@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors
     from .errors import InputError
     from .evaluate import energy_concentration
     from .explorer import explore
+    from .exporter import export
     from .loading import available, load
     from .methods import *
     from .networks import Network
@@ -35,6 +36,7 @@ _HOMES = {
     "doctor": "checkup",
     "energy_concentration": "evaluate",
     "explore": "explorer",
+    "export": "exporter",
     "load": "loading",
     "versus": "engine.target",
 }

@@ -1,4 +1,4 @@
-"""`python -m xcnn explain IMAGE`, `doctor`, `study`, `report` and `scenes`: the command line."""
+"""`python -m xcnn explain IMAGE`, `doctor`, `export`, `study`, `report`, `scenes`: commands."""
 
 import argparse
 import inspect
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import graphs, photos, report, scenes, show, similar, study
+from . import exporter, graphs, photos, report, scenes, show, similar, study
 from .checkup import doctor
 from .contestants import contestants
 from .engine.target import versus
@@ -145,6 +145,30 @@ def _save(picture, out):
         larger.save(out)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
+
+
+def export_methods(args):
+    """Write methods as ONNX files, and print what was written and how well it agrees.
+
+    :param args: the command line, parsed
+    :raises InputError: unknown names, a method that cannot be exported, a file that cannot be
+        written
+
+    >>> out = str(folder / "clock.onnx")
+    >>> xcnn.__main__.main(["export", "--network", "resnet_s", "--method", "lrp", "--out", out])
+    ...clock.onnx: lrp, ... operators, 1...MB; on 3 fresh pictures within ... of the maximum
+    0
+    """
+    out = Path(args.out)
+    several = len(args.method) > 1
+    if bool(out.suffix) == several:
+        wanted = "a folder, such as maps" if several else "a file, such as map.onnx"
+        raise InputError(f"--out is {wanted}, and not {out}")
+    options = {} if args.layer is None else {"layer": args.layer}
+    methods = args.method if several else args.method[0]
+    net = load(args.network)
+    made = exporter.export(net, methods, out, size=args.size, **options)
+    print(*(made if several else [made]), sep="\n")
 
 
 def run_study(args):
@@ -342,6 +366,26 @@ def _add_doctor_parser(commands):
     parser.set_defaults(run=examine)
 
 
+def _add_export_parser(commands):
+    parser = commands.add_parser(
+        "export", help="write methods as ONNX files, which run without PyTorch"
+    )
+    parser.add_argument("--network", default="resnet_s", help="as for explain")
+    parser.add_argument(
+        "--method",
+        type=names,
+        default=["grad_cam"],
+        help="A,B,...: methods, or 'scores' for what the network says; several go into a folder "
+        "and share their weights",
+    )
+    parser.add_argument("--layer", help="default: the last spatial layer")
+    parser.add_argument(
+        "--size", type=at_least(1), help="side of the pictures; default: the network's own"
+    )
+    parser.add_argument("--out", required=True, help="file to write; of several methods a folder")
+    parser.set_defaults(run=export_methods)
+
+
 def _add_report_parser(commands):
     parser = commands.add_parser(
         "report", help="tables of a study's records: means with intervals, and pairs of methods"
@@ -420,6 +464,7 @@ def main(argv=None):
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_explain_parser(commands)
     _add_doctor_parser(commands)
+    _add_export_parser(commands)
     _add_study_parser(commands)
     _add_report_parser(commands)
     _add_scenes_parser(commands)

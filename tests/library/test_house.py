@@ -128,6 +128,7 @@ RANKS = {
     "checkup": 4,
     "contestants": 4,
     "evaluate": 4,
+    "exporter": 4,
     "report": 4,
     "graphs": 5,
     "similar": 4,

@@ -14,7 +14,7 @@ from tools import ROOT
 # what some features need, and neither the methods nor the small networks
 SPARED = (
     *("torchvision", "pycocotools", "matplotlib", "pandas", "seaborn", "ipywidgets"),
-    *("usearch", "timm", "captum", "zennit", "lime", "distributed"),
+    *("usearch", "timm", "captum", "zennit", "lime", "distributed", "onnx", "onnxruntime"),
 )
 
 CHILD = """

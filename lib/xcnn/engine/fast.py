@@ -8,11 +8,20 @@ import torch
 import torch.nn.functional as F
 
 from .contract import run
+from .record import is_recording
 
 
 def run_call(func, args, kwargs):
     """Run a call. Max pooling takes the quicker way, with the same values and gradients."""
     return max_pool(*args, **kwargs) if func is F.max_pool2d else func(*args, **kwargs)
+
+
+def shortcut(condition):
+    """Is a quicker way open, which is right for such values only?
+
+    Not while a method is recorded: the recording is for other values.
+    """
+    return not is_recording() and bool(condition)
 
 
 def max_pool(

@@ -146,9 +146,9 @@ class _Remembered:
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         if address not in memory:
-            memory[address] = storage.clone()
-        form = tensor.storage_offset(), tensor.shape, tensor.stride()
-        return tensor.new_empty(0).set_(memory[address], *form)
+            memory[address] = tensor.new_empty(0).set_(storage).clone()
+        form = tensor.shape, tensor.stride(), tensor.storage_offset()
+        return memory[address].view(tensor.dtype).as_strided(*form)
 
 
 class _Replay:

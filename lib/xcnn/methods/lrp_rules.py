@@ -16,7 +16,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..engine.fast import sum_of_linear
+from ..engine.fast import shortcut, sum_of_linear
 from ..errors import InputError
 
 
@@ -206,7 +206,7 @@ def rule_z_plus(layer, R):
     """
     P = layer.positive_part()
     s = (R / P.z).nan_to_num_(0, math.inf, -math.inf)  # 0 / 0: nothing came, nothing is lost
-    if s.sum().isfinite():
+    if shortcut(s.sum().isfinite()):
         return P.back(s)
     without = s.isinf()
     by_rule_0 = torch.where(without, share(R, layer.z), 0)
