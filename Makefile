@@ -1,5 +1,6 @@
 # The targets are the architecture:
 #   make book        install, run every chapter, build the book
+#   make read        the same, and open it from an address on this computer
 #   make test        everything that must hold
 #   make lab         read and run in JupyterLab
 #   make notebooks   chapters (.md) -> notebooks (.ipynb)
@@ -45,11 +46,15 @@ book: $(BIN)/with-book notebooks weights _build/fresh
 	@mkdir -p _build/static/frames && cp data/gallery/*.webp _build/static/frames
 	@echo "Running the chapters that changed: all of them take minutes on an idle machine"
 	@$(BAKED) $(BIN)/python -m tools.book.run_chapters
+	@TQDM_DISABLE=1 $(BIN)/python -m tools.book.make_play
 	@echo "Building the pages"
 	@$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml \
 		-W -n --keep-going --quiet
 	@$(BIN)/python -m tools.book.check_book
 	@echo "The book is at _build/html/index.html"
+
+read: book
+	@$(BIN)/python -m tools.book.serve
 
 test: $(BIN)/with-test book machine
 	$(BIN)/ruff check .
@@ -92,9 +97,9 @@ study: $(BIN)/with-book weights
 	$(PHOTOGRAPHS) --classes "$(SIX)" --images 30 --methods "$(THESIS)" --out runs/contest_thesis
 	$(PHOTOGRAPHS) --largest --images 1000 --sizes 224 --methods "$(QUICK)" \
 		--out runs/contest_photographs
-	$(STUDY) $(COCO) --networks squeezenet1_1 --largest --images 1 --sizes 224 \
-		--methods "$(SLOW)" --out runs/contest_photographs
-	$(PHOTOGRAPHS) --largest --images 1 --sizes original --methods "$(QUICK)" \
+	$(PHOTOGRAPHS) --largest --images 2 --sizes 224 --methods "$(SLOW)" \
+		--out runs/contest_photographs
+	$(PHOTOGRAPHS) --largest --images 2 --sizes original --methods "$(QUICK)" \
 		--out runs/contest_photographs
 	gzip -9 -n -c runs/contest_photographs/records.jsonl > data/results/contest_photographs.jsonl.gz
 	$(BIN)/python -m tools.data.study_stress $(COCO)
@@ -138,6 +143,7 @@ $(BIN)/with-book: pyproject.toml
 	@echo "Installing the packages into .venv: a few minutes, once"
 	@test -x $(BIN)/uv || ($(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q uv)
 	@$(INSTALL) '.[book]'
+	@command -v npm >/dev/null || $(INSTALL) '.[npm]'
 	@touch $@
 
 $(BIN)/with-coursework: $(BIN)/with-book
@@ -160,4 +166,4 @@ $(BIN)/with-bench: $(BIN)/with-test
 	@$(INSTALL) '.[bench]'
 	@touch $@
 
-.PHONY: book test lab notebooks weights models bench study gallery similar pdf links test-colab machine coursework
+.PHONY: book read test lab notebooks weights models bench study gallery similar pdf links test-colab machine coursework

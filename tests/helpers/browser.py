@@ -1,14 +1,12 @@
 """A headless Chromium, and a folder behind an address, for tests that look at pages."""
 
 import contextlib
-import functools
-import http.server
 import os
 import threading
 
 import pytest
 
-from tools.book import open_chromium
+from tools.book import open_chromium, serve
 
 
 @contextlib.contextmanager
@@ -24,18 +22,10 @@ def chromium():
         yield browser
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files without a line for each request."""
-
-    def log_message(self, *args):
-        pass
-
-
 @contextlib.contextmanager
 def served(folder):
     """Yield the address on this machine at which the files of a folder can be read."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with serve.server(folder, port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
