@@ -1,7 +1,7 @@
 """A recorded graph in ONNX: the same computation, for programs that know nothing of PyTorch.
 
-`onnx_calls` is the table of aten calls and of the ONNX operators that do the same; `onnx_graph` is
-the graph that its entries add to.
+`onnx_calls` and `onnx_layers` are the table of aten calls and of the ONNX operators that do the
+same; `onnx_graph` is the graph that its entries add to.
 """
 
 import operator
@@ -10,8 +10,9 @@ from torch.fx import Node
 from torch.utils._pytree import tree_map_only
 
 from ..errors import InputError
-from .onnx_calls import CALLS, Switches
+from .onnx_calls import CALLS
 from .onnx_graph import OnnxGraph, Value
+from .onnx_layers import Switches
 
 OPSET = 18
 IR_VERSION = 9
