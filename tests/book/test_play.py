@@ -192,6 +192,31 @@ def test_layers_and_the_address(play):
     assert opened.faults == []
 
 
+def test_what_a_network_lacks(play):
+    opened = play("#network=vgg_s&method=cam&class=horse").start()
+    assert opened.computed()["method"]["method"] == "grad_cam"
+    assert opened.page.get_by_label("method", exact=True).input_value() == "grad_cam"
+    opened.type("class", "horse")
+    assert opened.said() == 'vgg_s knows no class "horse".'
+    opened.type("class", "clock")
+    assert opened.said() == ""
+
+
+def test_many_changes_at_once_end_with_the_last(play):
+    opened = play().start()
+    before = opened.version()
+    box = opened.page.locator(".play-seen canvas").bounding_box()
+    opened.page.mouse.move(box["x"] + 2, box["y"] + 2)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 2, steps=40)
+    opened.page.mouse.up()
+    opened.page.wait_for_function(
+        "before => window.xcnnPlay.version > before && window.xcnnPlay.x.data[127] === 0",
+        arg=before,
+    )
+    assert not tensor(opened.computed()["x"])[0, :, 0].any()
+
+
 def test_covered_squares_are_the_mean_colour(play):
     opened = play().start()
     before = opened.version()

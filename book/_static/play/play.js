@@ -20,7 +20,10 @@ const now = {
   pixels: null, // the same as the network wants it: ImageData
   covered: new Set(), // of squares
   cursor: 0, // the square where the keyboard is
-  version: 0, // counts the questions; an answer to an older one is dropped
+  version: 0, // counts the questions
+  busy: false, // a question is being answered
+  changed: false, // and it has changed meanwhile
+  note: "", // what the reader should know of the question
   probabilities: null,
 };
 let view = null;
@@ -100,31 +103,42 @@ function softmax(S) {
 
 // ---- compute and draw
 
+// While one question is answered, the next may change many times: only the last is answered then.
 async function refresh() {
-  const version = ++now.version;
   if (!now.pixels) return;
   drawPicture(view, now, network().size, GRID);
-  view.panels.forEach((panel) => panel.figure.setAttribute("aria-busy", "true"));
-  const x = input();
-  try {
-    const scores = await ask("scores.onnx", { x });
-    if (version !== now.version) return;
-    now.probabilities = softmax(scores.output.data);
-    const { asked, rival, w } = question();
-    showBars(view, network(), now.probabilities, asked, choose);
-    for (const panel of view.panels) {
-      const method = methodOf(state[panel.key]);
-      const { output, milliseconds } = await ask(fileOf(method), { x, w });
-      if (version !== now.version) return;
-      const title = titleOf(method, asked, rival);
-      drawMap(panel, now, output, now.about.colours, title, milliseconds);
-      window.xcnnPlay[panel.key] = { method: method.name, file: fileOf(method), map: output };
+  now.changed = true;
+  if (now.busy) return;
+  now.busy = true;
+  while (now.changed) {
+    now.changed = false;
+    try {
+      await answer(++now.version);
+    } catch (error) {
+      say(`This did not work: ${error.message}. Choose another network, or load the page again.`);
     }
-    Object.assign(window.xcnnPlay, { x, w, scores: scores.output, version });
-    say("");
-  } catch (error) {
-    say(`This did not work: ${error.message}. Choose another network, or load the page again.`);
   }
+  now.busy = false;
+}
+
+async function answer(version) {
+  for (const { figure } of view.panels) figure.setAttribute("aria-busy", "true");
+  const x = input();
+  const scores = await ask("scores.onnx", { x });
+  if (now.changed) return;
+  now.probabilities = softmax(scores.output.data);
+  const { asked, rival, w } = question();
+  showBars(view, network(), now.probabilities, asked, choose);
+  for (const panel of view.panels) {
+    const method = methodOf(state[panel.key]);
+    const { output, milliseconds } = await ask(fileOf(method), { x, w });
+    if (now.changed) return;
+    const title = titleOf(method, asked, rival);
+    drawMap(panel, now, output, now.about.colours, title, milliseconds);
+    window.xcnnPlay[panel.key] = { method: method.name, file: fileOf(method), map: output };
+  }
+  Object.assign(window.xcnnPlay, { x, w, scores: scores.output, version });
+  say(now.note);
 }
 
 function titleOf(method, asked, rival) {
@@ -143,13 +157,19 @@ function say(text) {
 function choose(changes) {
   const before = state.network;
   Object.assign(state, changes);
+  now.note = "";
   if (state.network !== before) onNetwork();
+  for (const name of [state.class, state.versus]) {
+    if (name && indexOf(name) === null) now.note = `${state.network} knows no class "${name}".`;
+  }
   fillLayers(view, state, methodOf(state.method), methodOf(state.beside));
   writeAddress();
   refresh();
 }
 
 function onNetwork() {
+  const names = network().methods.map(({ name }) => name);
+  for (const key of ["method", "beside"]) if (!names.includes(state[key])) state[key] = names[0];
   for (const key of ["class", "versus"]) if (indexOf(state[key]) === null) state[key] = "";
   fillClasses(view, network(), state);
   if (now.image) now.pixels = squareOf(now.image, network().size);
@@ -210,6 +230,7 @@ async function start() {
   button.textContent = "Loading ...";
   worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   worker.onmessage = onAnswer;
+  worker.onerror = () => say("The part that computes could not be loaded: load the page again.");
   readAddress();
   view = buildPage(root, now, state, GRID, {
     choose, cover, coverAll, showBuiltIn, showFile,

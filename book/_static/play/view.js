@@ -156,6 +156,7 @@ export function fillClasses(view, network, state) {
   for (const panel of view.panels) {
     const known = new Set(network.methods.map(({ name }) => name));
     for (const option of panel.method.options) option.disabled = !known.has(option.value);
+    panel.method.value = state[panel.key];
   }
 }
 
