@@ -84,9 +84,10 @@ def export(net, method, path, target=None, size=None, **options):
     :param size: side of the pictures in pixels, or (H, W); None: the network's own
     :param options: the method's, such as layer=
     :return: `Exported`; a list of several
-    :raises InputError: an unknown method; one whose steps depend on the picture (LIME, CNN
-        Fixations, Ablation-CAM); a call that ONNX does not know; a file that does not compute what
-        the method does; a missing package: onnx, onnxruntime
+    :raises InputError: an unknown method or option; a method that cannot be one graph (LIME, RISE,
+        CNN Fixations, Ablation-CAM), or whose steps depend on the picture; a call that ONNX does
+        not know; a file that does not compute what the method does; a missing package (onnx,
+        onnxruntime)
 
     >>> made = xcnn.export(net, "grad_cam", folder / "clock.onnx", layer="layer3")
     >>> made.difference < 1e-4
