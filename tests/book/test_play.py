@@ -334,6 +334,8 @@ def test_without_npm_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys
     about = json.loads((tmp_path / "play" / "about.json").read_text())
     assert not about["runtime"] and "there is no npm" in about["missing"]
     assert about["networks"] == []
+    make_play.main()  # as when the book is built again
+    assert "there is no npm" in capsys.readouterr().out
 
 
 def test_where_npm_cannot_be_reached_the_page_says_so(tmp_path, monkeypatch):

@@ -33,8 +33,9 @@ COLOURS = 256
 
 
 def main():
-    """Make what is missing."""
-    if (FOLDER / "about.json").exists():
+    """Make what is missing; where it could not be had before, try again."""
+    about = FOLDER / "about.json"
+    if about.exists() and json.loads(about.read_text())["runtime"]:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
     missing = fetch_runtime()
@@ -47,7 +48,7 @@ def main():
             missing = str(error)
     if missing:
         print(f"The page 'Try your own picture' cannot compute: {missing}")
-    about = {
+    known = {
         "runtime": missing is None,
         "missing": missing and f"This page was built without its networks: {missing}",
         "megabytes": megabytes(networks),
@@ -60,7 +61,7 @@ def main():
             "opacity": show.POSITIVE_OPACITY,
         },
     }
-    (FOLDER / "about.json").write_text(json.dumps(about))
+    about.write_text(json.dumps(known))
 
 
 def fetch_runtime():
