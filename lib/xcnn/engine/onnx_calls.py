@@ -342,10 +342,11 @@ def slice_backward(out, grad_output, input_sizes, dim, start, end, step):
     before, after = [0] * len(input_sizes), [0] * len(input_sizes)
     before[dim] = first
     after[dim] = size - first - grad_output.shape[dim]
-    return grad_output.op("Pad", self_pads(grad_output, before, after))
+    return grad_output.op("Pad", pads_of(grad_output, before, after))
 
 
-def self_pads(v, before, after):
+def pads_of(v, before, after):
+    """What ONNX's padding wants: all that comes before, then all that comes after."""
     return v.graph.number([*before, *after])
 
 
@@ -356,7 +357,7 @@ def pad(out, self, pad, value):
     before = [*missing, *pad[::2][::-1]]
     after = [*missing, *pad[1::2][::-1]]
     value = self.graph.number(value, self.dtype)
-    return self.op("Pad", self_pads(self, before, after), value)
+    return self.op("Pad", pads_of(self, before, after), value)
 
 
 @entry("select")
@@ -372,7 +373,7 @@ def select_backward(out, grad_output, input_sizes, dim, index):
     before, after = [0] * len(shape), [0] * len(shape)
     before[dim] = index % input_sizes[dim]
     after[dim] = input_sizes[dim] - 1 - before[dim]
-    return grad_output.reshape(shape).op("Pad", self_pads(grad_output, before, after))
+    return grad_output.reshape(shape).op("Pad", pads_of(grad_output, before, after))
 
 
 @entry("index_select")
@@ -387,12 +388,9 @@ def gather(out, self, dim, index, sparse_grad):
 
 @entry("scatter")
 def scatter(out, self, dim, index, src=None, value=None):
-    values = (
-        src
-        if src is not None
-        else fill(Value(self.graph, "", index.shape, self.dtype), self, value)
-    )
-    return self.op("ScatterElements", index, values, axis=dim)
+    if src is None:
+        src = self.graph.number(value, self.dtype).expand(index.shape)
+    return self.op("ScatterElements", index, src, axis=dim)
 
 
 @entry("scatter_add")
