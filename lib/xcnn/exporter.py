@@ -1,8 +1,8 @@
 """Explanations leave Python: any method on one network, as an ONNX file.
 
 The file holds what the method computes, its backward pass included. onnxruntime runs it without
-PyTorch and without this library: in a program, on a phone, or in a browser, as the book's page "Try
-your own picture" does.
+PyTorch and without this library: in a program, or in a browser, as the book's page "Try your own
+picture" does.
 """
 
 import inspect
@@ -170,7 +170,7 @@ class _Bench:
         self.runtime = imported("onnxruntime", "the check of an exported explanation")
         self.pictures = list(_fresh_pictures(net, size))
         of_classes = target is None
-        self.questions = _questions(net, self.pictures[0]) if of_classes else [None] * 2
+        self.questions = _questions(net, self.pictures[0]) if of_classes else [None] * PICTURES
 
     def model(self, method, options):
         """The model of a method; the bytes of its weights; its largest difference to the method."""
@@ -283,12 +283,15 @@ def _fresh_pictures(net, size):
 
 
 def _questions(net, x):
-    """Vectors w (1, K): the top class, another class, and the contrast of both."""
+    """Vectors w (1, K): the top class, another class, and the contrast of both.
+
+    Of a network with one score: that score, its double and its opposite.
+    """
     with isolated(grad=False):
         S = class_outputs(run(net.module, x), 1)
     top = torch.zeros_like(S).scatter(1, S.argmax(1, keepdim=True), 1)
     other = top.roll(1, 1)
-    return [top, other, top - other] if S.shape[1] > 1 else [top]
+    return [top, other, top - other] if S.shape[1] > 1 else [top, 2 * top, -top]
 
 
 def _share_weights(models, path):
