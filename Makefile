@@ -50,6 +50,7 @@ book: $(BIN)/with-book notebooks weights _build/fresh
 	@echo "Building the pages"
 	@$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml \
 		-W -n --keep-going --quiet
+	@cp -r book/_static/. _build/static/. _build/html/_static/  # Sphinx: only where a page changed
 	@$(BIN)/python -m tools.book.check_book
 	@echo "The book is at _build/html/index.html"
 

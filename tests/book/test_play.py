@@ -25,7 +25,7 @@ CLOSE = 1e-4  # of a map's largest value
 # many of a network's maps may be further away, and none by more than this.
 FEW = 0.15
 FAR = 0.05
-DONE = "version => window.xcnnPlay.version > version"
+DONE = "version => window.xcnnPlay.settled > version"
 GRID = 14  # squares along a side, which can be covered
 LEAK = 80e6  # bytes after fifty changes
 
@@ -76,10 +76,11 @@ class Play:
         return self
 
     def version(self):
-        return self.page.evaluate("window.xcnnPlay.version ?? 0")
+        """Of the last question after whose answer the page had nothing more to do."""
+        return self.page.evaluate("window.xcnnPlay.settled ?? 0")
 
     def settle(self, before):
-        """Wait until a later question than this one has been answered."""
+        """Wait until a later question than this one has been answered, and none is left."""
         self.page.wait_for_function(DONE, arg=before)
 
     def choose(self, label, value):
@@ -148,7 +149,9 @@ def test_the_page_computes_what_the_library_does(play, name):
     net = xcnn.load(name)
     opened.type("class", "pizza")
     opened.type("and not", "clock")
+    before = opened.version()
     opened.upload(noisy_scene())
+    opened.settle(before)
     gaps = []
     methods = opened.page.evaluate("[...document.querySelectorAll('select')].at(-1).options.length")
     assert methods >= 13
@@ -211,7 +214,7 @@ def test_many_changes_at_once_end_with_the_last(play):
     opened.page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 2, steps=40)
     opened.page.mouse.up()
     opened.page.wait_for_function(
-        "before => window.xcnnPlay.version > before && window.xcnnPlay.x.data[127] === 0",
+        "before => window.xcnnPlay.settled > before && window.xcnnPlay.x.data[127] === 0",
         arg=before,
     )
     assert not tensor(opened.computed()["x"])[0, :, 0].any()
@@ -243,7 +246,7 @@ def test_from_the_front_page_to_a_map_of_ones_own_picture_in_three_actions(brows
     page.get_by_role("link", name="Try your own picture").last.click()  # 1
     page.locator("#play button").click()  # 2
     page.wait_for_function(DONE, arg=0)
-    before = page.evaluate("window.xcnnPlay.version")
+    before = page.evaluate("window.xcnnPlay.settled")
     photo = {"name": "cat.png", "mimeType": "image/png", "buffer": as_png(photos.load("cat"))}
     page.locator("input[type=file]").set_input_files(photo)  # 3
     page.wait_for_function(DONE, arg=before)

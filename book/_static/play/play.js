@@ -119,6 +119,7 @@ async function refresh() {
     }
   }
   now.busy = false;
+  window.xcnnPlay.settled = now.version;
 }
 
 async function answer(version) {
