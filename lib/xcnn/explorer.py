@@ -27,6 +27,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from .errors import one_of
+from .paths import data_folder
+
+GALLERY = ["methods", "cat_or_cup", "layers", "rules"]
 MAX_FRAMES = 96  # that a page carries: more would take too long to load
 DPI = 130  # a figure 7 inches wide gives 910 pixels
 QUALITY = 80  # of WebP pictures, out of 100
@@ -79,6 +83,43 @@ def frames(choices):
     """
     combinations = itertools.product(*choices.values())
     return [dict(zip(choices, values, strict=True)) for values in combinations]
+
+
+def recorded(name):
+    """An explorer of the gallery: maps of real networks, drawn ahead, for readers without weights.
+
+    :param name: `methods`, `cat_or_cup`, `layers` or `rules`, as on the gallery's page
+    :return: something that Jupyter displays; a line of text where the gallery is not installed
+    :raises InputError: for an unknown name
+
+    >>> [control.description for control in xcnn.explorer.recorded("layers").children[:-1]]
+    ['layer', 'question', 'network']
+    """
+    name = one_of("explorer of the gallery", name, GALLERY)
+    page = data_folder() / "gallery" / f"{name}.html"
+    if not page.exists():
+        return "No ImageNet weights were found; the book's gallery shows what this figure would."
+    html = page.read_text()
+    data = json.loads(re.search(r"<script[^>]*>(.*)</script>", html, re.S)[1])
+    labels = re.findall(r"<label[^>]*>(.*?)</label>", html)
+    choices = {
+        label.replace(" ", "_"): [int(text) if text.isdigit() else text for text in options]
+        for label, options in zip(labels, data["options"], strict=True)
+    }
+    places = {tuple(choice.values()): k for k, choice in enumerate(frames(choices))}
+
+    def alt(**choice):
+        return data["alts"][places[tuple(choice.values())]]
+
+    def view(**choice):
+        picture = Image.open(page.parent / data["frames"][places[tuple(choice.values())]])
+        figure = plt.figure(figsize=np.divide(picture.size, DPI), dpi=DPI)
+        figure.figimage(np.asarray(picture.convert("RGB")))
+        return figure
+
+    if os.environ.get("XCNN_EXPLORER") == "baked":  # it was, when the gallery was drawn
+        return _Page(html, data["alts"][0])
+    return explore(view, alt=alt, **choices)
 
 
 # ---- choices
@@ -237,7 +278,21 @@ def _control(name, options):
 # ---- baked
 
 
-class _Baked:
+class _Page:
+    """HTML that Jupyter displays, and what stands for it where it cannot."""
+
+    def __init__(self, html, alt):
+        self.html = html
+        self.alt = alt
+
+    def __repr__(self):
+        return self.alt
+
+    def _repr_html_(self):
+        return self.html
+
+
+class _Baked(_Page):
     """Plain HTML around pictures drawn ahead.
 
     `XCNN_FRAMES` is the folder of the pictures, `XCNN_FRAMES_URL` its address. `explore.js` brings
@@ -254,14 +309,7 @@ class _Baked:
         data = json.dumps({"url": url, "options": options, "frames": names, "alts": alts})
         data = data.replace("<", "\\u003c")  # an option named </script> must not end the script
         first = _img(rendered[0][0], alts[0], f"{url}/{names[0]}")
-        self.alt = alts[0]
-        self.html = _page(choices, data, first, len(names))
-
-    def __repr__(self):
-        return self.alt
-
-    def _repr_html_(self):
-        return self.html
+        super().__init__(_page(choices, data, first, len(names)), alts[0])
 
 
 def _check_baking(choices):

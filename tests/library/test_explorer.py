@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
-from xcnn.explorer import explore, frames
+from xcnn import InputError
+from xcnn.explorer import GALLERY, explore, frames, recorded
 
 from tests.helpers.browser import chromium
 from tools import ROOT
@@ -70,6 +71,33 @@ def move(widget, **choice):
     for control, value in zip(widget.children[:-1], choice.values(), strict=True):
         control.value = value
     return widget.children[-1].value
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_recorded_shows_the_gallery_in_each_back_end(monkeypatch, name):
+    page = (ROOT / "data" / "gallery" / f"{name}.html").read_text()
+    data = json.loads(re.search(r"<script[^>]*>(.*)</script>", page, re.S)[1])
+    files = [ROOT / "data" / "gallery" / frame for frame in data["frames"]]
+    monkeypatch.setenv("XCNN_EXPLORER", "baked")
+    baked = recorded(name)
+    assert baked._repr_html_() == page and repr(baked) == data["alts"][0]
+    monkeypatch.setenv("XCNN_EXPLORER", "snapshot")
+    first = base64.b64decode(recorded(name)._repr_mimebundle_()["image/png"])
+    assert (pixels(first) == pixels(files[0].read_bytes())).all()
+    monkeypatch.setenv("XCNN_EXPLORER", "live")
+    widget = recorded(name)
+    controls = widget.children[:-1]
+    last = [control.options[-1][1] for control in controls]
+    shown = move(widget, **{str(k): option for k, option in enumerate(last)})
+    assert html.escape(data["alts"][-1]) in shown
+    assert abs(inline(shown) - pixels(files[-1].read_bytes())).mean() < 4  # of 255
+
+
+def test_recorded_where_there_is_no_gallery(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="did you mean 'layers'"):
+        recorded("layer")
+    monkeypatch.setattr("xcnn.explorer.data_folder", lambda: tmp_path)
+    assert "gallery" in recorded("layers")
 
 
 def test_frames_are_in_row_major_order():
