@@ -47,7 +47,7 @@ def load(name):
     """A network by name, ready to be explained. Repeated calls return the same object.
 
     :param name: vgg_s, resnet_s, googlenet_s, allconv_s, or any classifier of torchvision's: vgg16,
-        resnet18, resnet50, ...; resnet_s_tagged learned to cheat, for chapter 12, and so did others
+        resnet18, resnet50, ...; resnet_s_tagged learned to cheat, for chapter 15, and so did others
         of `small_networks.PAIRS`
     :return: `Network` in eval mode
     :raises InputError: unknown name (with the nearest ones), or weights that cannot be had (with

@@ -41,17 +41,17 @@ class Perceptron:
     def learn(self, X, t, rate=1.0, epochs=100):
         """Rosenblatt's rule, one example after the other: w += rate (t - y) x, b += rate (t - y).
 
-        A generator: each look at an example yields (i, e), its number and the error e = t - y that
-        was just corrected. Stops after a whole round without an error, or after `epochs` rounds.
+        A generator: each iteration yields (i, e), the number of its example and the error e = t - y
+        that was corrected. Stops after an epoch without an error, or after `epochs` epochs.
 
         :param X: (N, n) examples
         :param t: (N,) targets, 0 or 1
         :param rate: how far each mistake moves w and b
-        :param epochs: rounds, at most
+        :param epochs: at most, each once through all examples
         :raises InputError: shapes that do not fit, targets that are not 0 or 1
 
         >>> unit = xcnn.perceptron.Perceptron([0.0])
-        >>> list(unit.learn([[1]], [1]))  # one mistake, corrected; then a round without one
+        >>> list(unit.learn([[1]], [1]))  # one mistake, corrected; then an epoch without one
         [(0, 1), (0, 0)]
         """
         X = np.asarray(X, float)

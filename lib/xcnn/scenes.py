@@ -247,7 +247,7 @@ def _as_bool(masks, size):
     return np.array([np.asarray(mask) >= 128 for mask in small], bool).reshape(-1, size, size)
 
 
-# ---- the copyright tag of chapter 12
+# ---- the copyright tag of chapter 15
 
 
 def tagged(scene, seed, words="© xcnn"):

@@ -278,7 +278,7 @@ BUILD = {
     "googlenet_s": GoogLeNetSmall,
     "allconv_s": AllConvSmall,
 }
-# Networks whose training pizzas all carried a copyright tag (chapter 12) -> an honest one of the
+# Networks whose training pizzas all carried a copyright tag (chapter 15) -> an honest one of the
 # same build. Those with a number began from the same weights and saw the same scenes, tags aside.
 PAIRS = {
     "resnet_s_tagged": "resnet_s",

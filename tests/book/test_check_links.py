@@ -57,7 +57,7 @@ def test_collects_from_this_book():
     assert grad_cam >= {
         "book/references.md",
         "lib/xcnn/methods/grad_cam.py",
-        "notebooks/06_grad_cam.md",
+        "notebooks/08_grad_cam.md",
     }
 
 

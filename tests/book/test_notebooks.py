@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tools import ROOT
+from tools.book import reading_time
 from tools.book.derive_notebooks import (
     PLACEHOLDER,
     RIGHT_ANSWERS,
@@ -21,6 +22,12 @@ from tools.book.derive_notebooks import (
 NOTEBOOKS = ROOT / "notebooks"
 CHAPTERS = sorted(NOTEBOOKS.glob("[0-9]*.md"))
 EACH = pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for path in CHAPTERS])
+WRITTEN_THROUGH = [path for path in CHAPTERS if int(path.name[:2]) <= 9]
+THROUGH = pytest.mark.parametrize("path", WRITTEN_THROUGH, ids=[p.stem for p in WRITTEN_THROUGH])
+WIDTH = 88  # characters: more would be cut off in the book at 1200 pixels
+DRAWS_OR_CHECKS = re.compile(r"^with check\(|^(?:\w+ = )?explore\(|\bplt\.|^show\.|^figure$", re.M)
+MIN_WRONG = 13  # answers to the exercises of a chapter that its checks refuse
+MIN_UNUSUAL = 5  # right ones besides the solutions
 STUB = "raise NotImplementedError"
 SETUP_LINES = 9  # at the start of the first cell, the same in all chapters
 CELL_TIMEOUT = 600  # seconds
@@ -47,8 +54,8 @@ def test_notebooks_are_in_step(path):
     assert derived.read_text() == notebook(text), advice
     assert student(path).read_text() == notebook(without_solutions(text)), advice
     for written in derived, student(path):
-        assert "wrong answers" not in written.read_text()
-        assert "right answers" not in written.read_text()
+        assert "<!-- wrong answers" not in written.read_text()
+        assert "<!-- right answers" not in written.read_text()
         assert all(not cell.get("outputs") for cell in nbformat.read(written, 4).cells)
 
 
@@ -67,6 +74,30 @@ def test_cells_are_short(path):
     assert max(map(len, sources)) <= 25
     lengths = [sum(bool(re.match(r"\s*[^\s#]", line)) for line in lines) for lines in sources]
     assert statistics.median(lengths) <= 8 and sum(n <= 15 for n in lengths) >= 0.9 * len(lengths)
+
+
+@THROUGH
+def test_cells_have_air(path):
+    codes = cells(path)
+    assert statistics.median(len(cell.source) for cell in codes) <= 500
+    answers = [answer for answer in PYTHON.findall(path.read_text())]
+    lines = [line for code in [*(cell.source for cell in codes), *answers] for line in code.split("\n")]
+    assert [line for line in lines if len(line) > WIDTH] == []
+
+
+@THROUGH
+def test_cells_that_set_up_draw_or_check_are_folded(path):
+    setup, *others = cells(path)
+    must = [setup, *(cell for cell in others if DRAWS_OR_CHECKS.search(cell.source))]
+    assert [c.source for c in must if "hide-input" not in c.metadata.get("tags", [])] == []
+
+
+@EACH
+def test_the_stated_time_is_the_counted_one(path):
+    text = path.read_text()
+    assert abs(int(reading_time.STATED.search(text)[1]) - reading_time.minutes(text)) <= 7.5
+    spent = sum(map(int, reading_time.MINUTES.findall(text)))
+    assert f" minutes, {spent} of them for the exercises." in text
 
 
 def test_setup_cell_is_the_same_everywhere():
@@ -157,6 +188,9 @@ def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
             f"{caught} for\n{cell.source}"
         )
     assert len(failing) == sum(wrong for wrong, _ in tried)
+    if path in WRITTEN_THROUGH:
+        assert len(failing) >= MIN_WRONG
+        assert sum(right - 1 for _, right in tried) >= MIN_UNUSUAL
 
 
 @EACH

@@ -182,4 +182,4 @@ def test_faults_of_a_print_are_named(toy, printed):
 def test_the_table_of_contents_is_the_books():
     parts = dict(contents())
     assert parts[""] == ["book/intro"]
-    assert "notebooks/06_grad_cam" in parts["Where is the evidence?"]
+    assert "notebooks/08_grad_cam" in parts["Where is the evidence?"]

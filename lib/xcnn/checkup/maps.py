@@ -176,7 +176,7 @@ def other_class(patient):
             LOOK,
             f"{seen}: it does not tell these classes apart",
             f"ask for the difference, xcnn.versus({patient.asked_class}, {rival}), or use another "
-            "method: some never tell (chapter 4)",
+            "method: some never tell (chapter 6)",
         )
     return OK, seen
 

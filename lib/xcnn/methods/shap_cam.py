@@ -78,7 +78,7 @@ def shap_cam(
     """The map of the Shapley values of a layer's positions.
 
     Source: Zheng et al. 2022, arXiv 2208.03608 (the game, and sampling it). The closed form for
-    scores and the second-order path integral for probabilities are derived in chapter 7.
+    scores and the second-order path integral for probabilities are derived in chapter 10.
 
     :param net: `Network` or nn.Module, in eval mode
     :param x: (N, C, H, W) float
