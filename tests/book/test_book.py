@@ -340,4 +340,4 @@ def test_code_and_formulas_fit_at_1200_pixels(visit, name):
 def test_an_old_address_leads_to_the_new_page(visit, old, new):
     page = visit(old)
     page.wait_for_url(f"**/{new}")
-    assert page.locator("h1").count() == 1
+    assert page.locator(".bd-article h1").count() == 1
