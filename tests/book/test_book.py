@@ -52,7 +52,8 @@ STICKS_OUT = """() => {
 SCROLLS_SIDEWAYS = """() =>
     [...document.querySelectorAll(".bd-article pre, .bd-article .math-block")]
         .filter((box) => box.scrollWidth > box.clientWidth + 1)
-        .map((box) => `${box.scrollWidth - box.clientWidth} pixels: ${box.textContent.slice(0, 90)}`)
+        .map((box) => `${box.scrollWidth - box.clientWidth} pixels: ${box.textContent}`)
+        .map((text) => text.slice(0, 99))
 """
 
 # One token of each colour and one formula in each kind of place are enough for axe, and a chapter
