@@ -27,17 +27,21 @@ if TYPE_CHECKING:  # for editors
     from .loading import available, load
     from .methods import *
     from .networks import Network
+    from .readers import Question, read_codes, reader_test
 
 # Names are looked up when they are first used. So chapter 1 imports NumPy, and not PyTorch.
 _HOMES = {
     "InputError": "errors",
     "Network": "networks",
+    "Question": "readers",
     "available": "loading",
     "doctor": "checkup",
     "energy_concentration": "evaluate",
     "explore": "explorer",
     "export": "exporter",
     "load": "loading",
+    "read_codes": "readers",
+    "reader_test": "readers",
     "versus": "engine.target",
 }
 

@@ -10,7 +10,6 @@ combination once, for the book; `snapshot` draws the first combination only, for
 import base64
 import functools
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -23,17 +22,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from .errors import one_of
 from .paths import data_folder
+from .pictures import DPI, Page, drawn, encoded, image_tag
 
 GALLERY = ["methods", "cat_or_cup", "layers", "rules"]
 MAX_FRAMES = 96  # that a page carries: more would take too long to load
-DPI = 130  # a figure 7 inches wide gives 910 pixels
-QUALITY = 80  # of WebP pictures, out of 100
 # The effort of the WebP encoder, from 0 to 6: a live picture is waited for, a baked one is stored.
 LIVE_EFFORT = 0
 BAKED_EFFORT = 4
@@ -118,7 +115,7 @@ def recorded(name):
         return figure
 
     if os.environ.get("XCNN_EXPLORER") == "baked":  # it was, when the gallery was drawn
-        return _Page(html, data["alts"][0])
+        return Page(html, data["alts"][0])
     return explore(view, alt=alt, **choices)
 
 
@@ -187,7 +184,7 @@ def _render(view, alt, choice, format="webp", effort=BAKED_EFFORT):
                 f"view returned {type(figure).__name__}, not a matplotlib Figure: "
                 "end it with return fig"
             )
-        picture = _encoded(_drawn(figure), format, effort)
+        picture = encoded(drawn(figure), format, effort)
         plt.close(figure)
     finally:
         for number in set(plt.get_fignums()) - before:
@@ -200,39 +197,6 @@ def _render(view, alt, choice, format="webp", effort=BAKED_EFFORT):
     return picture, text
 
 
-def _drawn(figure):
-    """A figure as a PIL RGB image of its full canvas, on white."""
-    for ax in figure.axes:
-        if not ax.axison:  # hidden ticks would still be measured for the layout: half of the time
-            ax.set(xticks=[], yticks=[])
-    figure.set(dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # once; savefig lays out and draws twice
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _encoded(picture, format, effort):
-    """A picture as the bytes of a file. Of the settings PNG takes only dpi."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format, quality=QUALITY, method=effort, dpi=(DPI, DPI))
-    return buffer.getvalue()
-
-
-def _img(webp, alt, address=None):
-    """An <img> of known size.
-
-    :param address: of the picture, which then loads when a reader comes near; None: the <img>
-        brings its picture along
-    """
-    width, height = Image.open(io.BytesIO(webp)).size
-    address = address or "data:image/webp;base64," + base64.b64encode(webp).decode()
-    style = "display:block;max-width:100%;height:auto"
-    return (
-        f'<img loading="lazy" width="{width}" height="{height}" style="{style}" '
-        f'alt="{escape(alt)}" src="{escape(address)}">'
-    )
-
-
 # ---- live
 
 
@@ -242,7 +206,7 @@ def _live(view, alt, choices):
 
     @functools.cache
     def picture(*values):
-        return _img(
+        return image_tag(
             *_render(view, alt, dict(zip(choices, values, strict=True)), effort=LIVE_EFFORT)
         )
 
@@ -278,21 +242,7 @@ def _control(name, options):
 # ---- baked
 
 
-class _Page:
-    """HTML that Jupyter displays, and what stands for it where it cannot."""
-
-    def __init__(self, html, alt):
-        self.html = html
-        self.alt = alt
-
-    def __repr__(self):
-        return self.alt
-
-    def _repr_html_(self):
-        return self.html
-
-
-class _Baked(_Page):
+class _Baked(Page):
     """Plain HTML around pictures drawn ahead.
 
     `XCNN_FRAMES` is the folder of the pictures, `XCNN_FRAMES_URL` its address. `explore.js` brings
@@ -308,7 +258,7 @@ class _Baked(_Page):
         options = [[_text(option) for option in options] for options in choices.values()]
         data = json.dumps({"url": url, "options": options, "frames": names, "alts": alts})
         data = data.replace("<", "\\u003c")  # an option named </script> must not end the script
-        first = _img(rendered[0][0], alts[0], f"{url}/{names[0]}")
+        first = image_tag(rendered[0][0], alts[0], f"{url}/{names[0]}")
         super().__init__(_page(choices, data, first, len(names)), alts[0])
 
 
