@@ -26,6 +26,7 @@ from tools.data.observe_gallery import observations
 INDEX = json.loads((FOLDER / "index.json").read_text())
 HTML = {name: (FOLDER / f"{name}.html").read_text() for name in EXPLORERS}
 PAGE = (ROOT / "book" / "gallery.md").read_text()
+FRONT = (ROOT / "book" / "intro.md").read_text()
 SOURCES = (ROOT / "data" / "SOURCES.md").read_text()
 MAX_BYTES = 10e6
 MAX_PIXEL_DIFFERENCE = 2  # of 255, on average, between a frame and one that is drawn again
@@ -176,8 +177,27 @@ def test_other_numbers_refuse_the_sentences(change):
 
 
 def test_the_page_includes_all_of_it():
-    included = re.findall(r":file: \.\./data/gallery/(\w+)\.html", PAGE)
-    assert included == list(EXPLORERS) and "{include} ../data/gallery/observations.md" in PAGE
+    on_front, on_page = (
+        re.findall(r":file: \.\./data/gallery/(\w+)\.html", page) for page in (FRONT, PAGE)
+    )
+    assert on_front == ["three_answers"] and on_front + on_page == list(EXPLORERS)
+    assert "{include} ../data/gallery/observations.md" in PAGE
+
+
+def test_the_front_page_says_what_its_pictures_measure():
+    shares = {"Grad-CAM": [], "guided backprop": [], "deconvnet": []}
+    for network in NETWORKS:
+        cup, cat = (
+            next(f for f in records("three_answers") if (f["why"], f["network"]) == (why, network))
+            for why in ("cup", "tiger cat")
+        )
+        for label, both in shares.items():
+            both.append([1 - cup["maps"][label]["upper"], cat["maps"][label]["upper"]])
+    assert "leaves about a third of its energy there at most" in FRONT
+    assert max(cup for cup, _ in shares["guided backprop"]) < 0.35
+    assert "about half of it lies on either thing" in FRONT
+    assert all(abs(share - 0.5) < 0.05 for both in shares["deconvnet"] for share in both)
+    assert all(share > 0.6 for both in shares["Grad-CAM"] for share in both)
 
 
 def test_nothing_names_this_machine():

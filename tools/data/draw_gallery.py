@@ -1,9 +1,10 @@
 """Draw the gallery: every method on real networks and redistributable photographs (`make gallery`).
 
-Writes data/gallery: four explorers (HTML) with their frames; `index.json`, which says what every
+Writes data/gallery: explorers (HTML) with their frames; `index.json`, which says what every
 frame shows, how it was made and the numbers measured on it; and `observations.md`, sentences that
-follow from these numbers. `book/gallery.md` includes them, so that a reader without weights sees
-real networks at work. This takes more than an hour on two processors.
+follow from these numbers. `book/gallery.md` and the front page include them, so that a reader
+without weights sees real networks at work. This takes more than an hour on two processors.
+`python -m tools.data.draw_gallery three_answers` draws one explorer again, and keeps the others.
 
 `gallery_sheets` says what is on each frame, `measure_gallery` measures the maps, and
 `observe_gallery` writes the sentences.
@@ -112,21 +113,39 @@ def numbered(sentences):
     return "".join(f"{number}. {sentence}\n" for number, sentence in enumerate(sentences, 1))
 
 
-def main():
-    """Draw and write the gallery anew."""
+def keep(name, index):
+    """Take over an explorer of the present gallery: its page, its frames and their records."""
+    shutil.copy(FOLDER / f"{name}.html", NEW)
+    records = [record for record in index["frames"] if record["explorer"] == name]
+    for record in records:
+        shutil.copy(FOLDER / record["file"], NEW)
+    return records
+
+
+def main(names):
+    """Draw and write the gallery anew.
+
+    :param names: the explorers to be drawn, the others are kept; [] for all
+    """
     os.environ |= {
         "XCNN_EXPLORER": "baked",
         "XCNN_FRAMES": str(NEW),
         "XCNN_FRAMES_URL": FRAMES_URL,
     }
+    names = [xcnn.errors.one_of("explorer", name, EXPLORERS) for name in names] or list(EXPLORERS)
     try:
         index = provenance()
     except xcnn.InputError as error:
         sys.exit(f"The gallery needs the weights of {', '.join(NETWORKS)}: {error}")
+    before = {} if set(names) == set(EXPLORERS) else json.loads((FOLDER / "index.json").read_text())
+    if before and before["networks"] != json.loads(json.dumps(index["networks"])):
+        sys.exit("The gallery was drawn with other weights: draw all of it, `make gallery`")
     shutil.rmtree(NEW, ignore_errors=True)
     NEW.mkdir()
-    index["frames"] = [record for name in EXPLORERS for record in bake(name)]
-    index["correlations"] = correlations()
+    index |= {key: before[key] for key in before if key != "frames"}
+    drawn = {name: bake(name) if name in names else keep(name, before) for name in EXPLORERS}
+    index["frames"] = [record for records in drawn.values() for record in records]
+    index["correlations"] = before.get("correlations") or correlations()
     index = rounded(index)
     (NEW / "index.json").write_text(index_text(index))
     (NEW / "observations.md").write_text(numbered(observations(index)))
@@ -137,4 +156,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The sheets of the gallery: what each frame of its four explorers shows, and how it is drawn."""
+"""The sheets of the gallery: what each frame of its explorers shows, and how it is drawn."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -30,6 +30,9 @@ THINGS = {"tiger cat": CAT, "cup": CUP}  # the cat is in the upper half of the p
 # question -> (photograph, class or None for the network's top class)
 QUESTIONS = {f"{BOTH}: {thing}": (BOTH, c) for thing, c in THINGS.items()}
 QUESTIONS |= {f"{name}: top class": (name, None) for name in photos.NAMES if name != BOTH}
+# MobileNet-v2 comes first: it is surest of the cup.
+FRONT_NETWORKS = ["mobilenet_v2", "squeezenet1_1", "resnet18"]
+ON_THE_FRONT_PAGE = ["grad_cam", "guided_backprop", "deconvnet"]
 LAYERS = 4  # the last ones of each network, counted from the earliest
 RULES = [
     "0",
@@ -156,7 +159,7 @@ def common_limits(every):
     return {label: max(full_strength(maps[label]) for maps in every) for label in every[0]}
 
 
-# The four explorers: each function gives the sheet of one choice. The names of its arguments are
+# The explorers: each function gives the sheet of one choice. The names of its arguments are
 # those of the controls.
 
 
@@ -170,23 +173,27 @@ def methods(photograph, class_, network):
 
 def cat_or_cup(asked_for, network):
     """All methods on the picture of two things, with their energy in the half that is asked for."""
-    every = {thing: explain(network, BOTH, c) for thing, c in THINGS.items()}
-    maps = every[asked_for]
+    return _of_two_things(asked_for, network, xcnn.METHODS)
+
+
+def three_answers(why, network):
+    """The same with three methods, for the front page."""
+    return _of_two_things(why, network, ON_THE_FRONT_PAGE)
+
+
+def _of_two_things(thing, network, methods):
+    """Methods asked for one of the two things in the picture; both questions share a scale."""
+    every = {c: explain(network, BOTH, c, methods) for c in THINGS.values()}
+    maps = every[THINGS[thing]]
     upper, lower = halves(next(iter(maps.values())))
-    is_cat = asked_for == "tiger cat"
+    is_cat = thing == "tiger cat"
     notes = {}
     for label, R in maps.items():
         share = upper_share(R) if is_cat else 1 - upper_share(R)
         notes[label] = f": {share:.2f}"
-    return Sheet(
-        network,
-        BOTH,
-        THINGS[asked_for],
-        maps,
-        common_limits(list(every.values())),
-        notes,
-        outline=upper if is_cat else lower,
-    )
+    limits = common_limits(list(every.values()))
+    outline = upper if is_cat else lower
+    return Sheet(network, BOTH, THINGS[thing], maps, limits, notes, outline=outline)
 
 
 def layers(layer, question, network):
@@ -227,6 +234,12 @@ class Explorer(NamedTuple):
 
 
 EXPLORERS = {
+    "three_answers": Explorer(
+        three_answers,
+        columns=2,
+        size=(4.6, 5.6),
+        choices={"why": ["cup", "tiger cat"], "network": FRONT_NETWORKS},
+    ),
     "methods": Explorer(
         methods,
         columns=3,

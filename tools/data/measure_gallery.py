@@ -43,14 +43,15 @@ def top_classes(network, photograph):
     return [c for c, _, _ in net.top(x, TOP_CLASSES)[0]]
 
 
+def explain(network, photograph, c, methods=xcnn.METHODS):
+    """The maps of some methods, or all, for one class: label -> R."""
+    return {LABELS[name]: _explained(network, photograph, c, name) for name in methods}
+
+
 @cache
-def explain(network, photograph, c):
-    """The maps of all methods for one class: label -> R."""
+def _explained(network, photograph, c, name):
     net, x = prepared(network, photograph)
-    return {
-        LABELS[name]: method(net, x, c, **OPTIONS.get(name, {}))
-        for name, method in xcnn.METHODS.items()
-    }
+    return xcnn.METHODS[name](net, x, c, **OPTIONS.get(name, {}))
 
 
 def full_strength(R):
