@@ -17,9 +17,10 @@ from ipywidgets import VBox
 from traitlets.config import Config
 
 from tests.book.test_book import CHAPTERS, EXPLORERS, PAGES
-from tests.helpers.browser import chromium, served
+from tests.helpers.browser import chromium
 from tools import ROOT
 from tools.book.check_book import HTML
+from tools.book.serve import served
 
 # The alt text changes with each picture, also where two pictures are equal.
 MOVE_ALL = """async (figure) => {

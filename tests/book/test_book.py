@@ -8,9 +8,10 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 
-from tests.helpers.browser import chromium, served
+from tests.helpers.browser import chromium
 from tools import ROOT
 from tools.book.check_book import HTML, faults, pages
+from tools.book.serve import served
 
 PAGES = pages()
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]

@@ -14,9 +14,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from xcnn import loading, photos, scenes
 
-from tests.helpers.browser import chromium, served
+from tests.helpers.browser import chromium
 from tools.book import make_play
 from tools.book.check_book import HTML
+from tools.book.serve import served
 
 TIMEOUT = 120_000  # milliseconds, because the machine may be busy
 MAX_BYTES = 300_000  # of the page's own files, before the reader presses Start

@@ -1,7 +1,9 @@
 """Serve the built book at an address on this computer, and open it in the browser."""
 
+import contextlib
 import functools
 import http.server
+import threading
 import webbrowser
 
 from tools.book.check_book import HTML
@@ -23,6 +25,15 @@ def server(folder=HTML, port=PORT):
         return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError:
         return http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Yield the address on this machine at which the files of a folder can be read."""
+    with server(folder, port=0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
 
 
 def main():
