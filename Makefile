@@ -12,6 +12,8 @@
 #   make gallery     draw the gallery of real networks again (data/gallery); an hour or more
 #   make similar     measure again how search among many pictures behaves; half an hour
 #   make bench       cost and answers beside peers
+#   make video       record a tour of the book: two minutes, for the front page
+#   make release     a wheel and a zip of the built book in _build/release, both tried
 #   make pdf         the book on paper, to hand out: _build/pdf/xcnn.pdf
 #   make links       ask every address outside the book whether it still answers
 #   make test-colab  the notebooks alone, with Colab's versions
@@ -38,7 +40,7 @@ RUNS := contest_scenes contest_photographs contest_thesis trust stress cheats
 STUDY := $(BIN)/python -m xcnn study
 PHOTOGRAPHS = $(STUDY) $(COCO) --networks squeezenet1_1,mobilenet_v2,resnet18
 ENGINE := pyproject.toml \
-	$(wildcard lib/xcnn/*.py lib/xcnn/methods/*.py lib/xcnn/engine/*.py) \
+	$(wildcard $(foreach room,. methods engine readers,lib/xcnn/$(room)/*.py)) \
 	$(wildcard data/*.json data/weights/* data/results/*)
 INSTALL = $(BIN)/uv pip install -q -p $(BIN)/python -e
 
@@ -47,6 +49,7 @@ book: $(BIN)/with-book notebooks weights _build/fresh
 	@echo "Running the chapters that changed: all of them take minutes on an idle machine"
 	@$(BAKED) $(BIN)/python -m tools.book.run_chapters
 	@TQDM_DISABLE=1 $(BIN)/python -m tools.book.make_play
+	@$(BIN)/python -m tools.book.make_tour show
 	@echo "Building the pages"
 	@$(BAKED) $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml \
 		-W -n --keep-going --quiet
@@ -117,6 +120,13 @@ pdf: $(BIN)/with-pdf book
 	@$(BIN)/python -m tools.book.print_pdf
 	@echo "The printed book is at _build/pdf/xcnn.pdf"
 
+video: $(BIN)/with-video book
+	@$(BIN)/python -m tools.book.make_tour
+	@$(MAKE) --no-print-directory book  # shows it on the front page
+
+release: $(BIN)/with-pdf book
+	@$(BIN)/python -m tools.book.make_release
+
 links: $(BIN)/with-book
 	@$(BIN)/python -m tools.book.check_links
 
@@ -155,6 +165,10 @@ $(BIN)/with-pdf: $(BIN)/with-book
 	@$(INSTALL) '.[pdf]'
 	@touch $@
 
+$(BIN)/with-video: $(BIN)/with-book
+	@$(INSTALL) '.[video]'
+	@touch $@
+
 $(BIN)/with-similar: $(BIN)/with-book
 	@$(INSTALL) '.[similar]'
 	@touch $@
@@ -167,4 +181,4 @@ $(BIN)/with-bench: $(BIN)/with-test
 	@$(INSTALL) '.[bench]'
 	@touch $@
 
-.PHONY: book read test lab notebooks weights models bench study gallery similar pdf links test-colab machine coursework
+.PHONY: book read test lab notebooks weights models bench study gallery similar pdf video release links test-colab machine coursework
