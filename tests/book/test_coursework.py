@@ -36,6 +36,15 @@ def role(cell):
     return "test" if marks.get("grade") else "setup"
 
 
+def is_written(cell):
+    """Is this a text that students write and somebody reads?"""
+    return cell.cell_type == "markdown" and cell.metadata.get("nbgrader", {}).get("grade", False)
+
+
+def written_cells(path):
+    return [cell for cell in cells(path) if is_written(cell)]
+
+
 def code_cells(path, wanted=None):
     """The code cells of a problem set; with a role, only those that have it."""
     code = [cell for cell in cells(path) if cell.cell_type == "code"]
@@ -146,6 +155,8 @@ def test_points_add_up(path):
             points = cell.metadata["nbgrader"]["points"]
             questions[-1][1] += points
             assert not parts or parts.pop() == points
+        if is_written(cell):
+            questions[-1][1] += cell.metadata["nbgrader"]["points"]
     assert len(questions) >= 5 and all(said == summed for said, summed in questions), questions
     title_points = int(re.search(r"\*\*Points\*\* (\d+)", path.read_text())[1])
     assert sum(said for said, _ in questions) == title_points == 20
@@ -165,6 +176,15 @@ def test_cells_are_marked_for_nbgrader(path):
         assert len(HIDDEN.findall(cell.source)) == is_test
         assert HIDDEN.sub("", cell.source).rstrip().count("HIDDEN") == 0
         assert not is_test or cell.source.rstrip().endswith("### END HIDDEN TESTS")
+
+
+def test_set_5_asks_for_judgement_in_writing():
+    (path,) = (path for path in SETS if path.stem.startswith("ps5"))
+    for cell in written_cells(path):
+        marks = cell.metadata["nbgrader"]
+        assert marks["solution"] and not marks["locked"] and marks["points"] == 3
+        assert marks["grade_id"].startswith("ps5-") and 70 < len(cell.source.split()) <= 155
+    assert len(written_cells(path)) == 2
 
 
 def test_setup_cell_is_that_of_the_chapters():
@@ -187,6 +207,8 @@ def test_nothing_is_given_away(path):
         for cell in cells(path)
         for secret in (SOLUTION.findall(cell.source) + HIDDEN.findall(cell.source))
     ]
+    for cell in written_cells(path):
+        assert cell.source not in shown and "YOUR ANSWER HERE" in shown
     for secret in secrets:
         inside = "\n".join(secret.splitlines()[1:-1]).strip()
         assert len(inside) > 5 and not any(inside in source for source in shown), secret

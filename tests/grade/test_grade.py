@@ -309,6 +309,43 @@ def solved(path):
     return book
 
 
+def test_written_answers_are_read_by_hand(ordinary_user, public):
+    """They stand on the page; marks that are put into the table stay there."""
+    path = next(path for path in SETS if path.stem.startswith("ps5"))
+    folder = public / "in"
+    folder.mkdir()
+    words = "I would **cover the mark** & a <b>control</b>: $G > 0$."
+    text_only = release(path)
+    for cell in text_only.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "ps5-review-text":
+            assert cell.source == "YOUR ANSWER HERE"
+            cell.source = words
+    write(folder, {"solved": solved(path), "text only": text_only, "stub": release(path)})
+    own(public)
+    out = public / "g.csv"
+    run_of = ["-m", "xcnn.grade", folder, "--out", out, "--assignment", path]
+    run_of += ["--feedback", public / "pages"]
+    run = ordinary_user(*run_of)
+    assert run.returncode == 0, run.stderr
+    rows = read_table(out)
+    assert [rows[name]["score"] for name in ("solved", "text only", "stub")] == ["14", "0", "0"]
+    for row in rows.values():
+        assert row["max"] == "14" and row["ps5-review-text"] == row["ps5-readers-text"] == ""
+        assert "to be read by hand: ps5-review-text" in row["detail"]
+    page = (public / "pages" / rows["text only"]["page"]).read_text()
+    assert "<strong>cover the mark</strong>" in page
+    assert "ps5-review-text: read by hand, up to 3 points." in page
+    assert "<td>ps5-readers-text</td><td>read by hand</td><td>3</td>" in page
+
+    with_marks = re.sub(r"(solved,.*?,1),,1,,", r"\1,2.5,1,3,", out.read_text())
+    assert read_table(out)["solved"]["ps5-review-text"] == ""
+    out.write_text(with_marks)
+    assert read_table(out)["solved"]["ps5-review-text"] == "2.5"
+    run = ordinary_user(*run_of)
+    assert run.returncode == 0, run.stderr
+    assert out.read_text() == with_marks
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_ended_in_the_middle(sent, ordinary_user, public, public_tiny):
     """What was graded before is in the table, the next run goes on, and nothing runs on."""

@@ -22,7 +22,7 @@ BAD_TAGS = {"script", "iframe", "object", "embed", "form", "base", "svg", "link"
 COLOURS = r"((background-)?color: rgb\(\d+,\d+,\d+\)(; )?){1,2}"
 SECRET = 'assert f(x) == "a\\n" and 1 < 2, f"{x} > 3"'
 ROW = {"student": "Ada", "score": 2, "max": 5, "status": "ok", "detail": "", "step-test": 2}
-TEST = SimpleNamespace(id="step-test", points=2.0, hidden=SECRET, test=True)
+TEST = SimpleNamespace(id="step-test", points=2.0, hidden=SECRET, test=True, written=False)
 
 
 class Reader(HTMLParser):
@@ -415,7 +415,9 @@ def test_points_page():
     """The page of points is drawn without the packages that draw cells."""
     code = (
         "import sys\nfrom types import SimpleNamespace\nfrom xcnn.grade import page\n"
-        f"row = {ROW}\ntest = SimpleNamespace(id='step-test', points=2.0, hidden='', test=True)\n"
+        f"row = {ROW}\n"
+        "test = SimpleNamespace("
+        "id='step-test', points=2.0, hidden='', test=True, written=False)\n"
         "print(page.points_page(row, [test]))\n"
         "print('loaded:', {'nbconvert', 'bleach', 'mistune'} & set(sys.modules))\n"
     )

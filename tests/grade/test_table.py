@@ -41,8 +41,12 @@ def leads(text):
 
 
 def test_columns():
-    tests = [SimpleNamespace(id="a", test=True), SimpleNamespace(id="b", test=False)]
-    assert table.columns(tests) == [*table.FIRST_COLUMNS, "a", *table.LAST_COLUMNS]
+    cells = [
+        SimpleNamespace(id="a", test=True, written=False),
+        SimpleNamespace(id="b", test=False, written=False),
+        SimpleNamespace(id="c", test=False, written=True),
+    ]
+    assert table.columns(cells) == [*table.FIRST_COLUMNS, "a", "c", *table.LAST_COLUMNS]
 
 
 FORMULAS = [

@@ -22,6 +22,7 @@ MAX_PAGE = 40_000_000  # characters; a notebook may write 20 million, and colour
 
 PICTURES = {"image/png": "png", "image/jpeg": "jpeg"}
 LEAK = "left out: this output held text of a hidden test"
+BY_HAND = "read by hand"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE_PATH = Path(__file__).with_name("page.css")
 
@@ -77,10 +78,10 @@ def draw_head(row, graded_cells):
     title = html.escape(f"{row['student']}: {row['score']} of {row['max']} points")
     rows = "".join(
         f"<tr><td>{html.escape(str(graded_cell.id))}</td>"
-        f"<td>{html.escape(str(row.get(graded_cell.id, '')))}</td>"
-        f"<td>{short_number(graded_cell.points)}</td></tr>\n"
+        f"<td>{BY_HAND if graded_cell.written else html.escape(str(row.get(graded_cell.id, '')))}"
+        f"</td><td>{short_number(graded_cell.points)}</td></tr>\n"
         for graded_cell in graded_cells
-        if graded_cell.test
+        if graded_cell.test or graded_cell.written
     )
     return (
         f"<header>\n<h1>{title}</h1>\n"
@@ -96,7 +97,13 @@ def draw_cell(part, secrets):
         inside = draw_node(part["node"], secrets)
     except Exception:  # one cell that cannot be drawn must not cost the others
         inside = markup.note("left out: this cell cannot be drawn")
-    return f"<section>\n{inside}</section>\n{draw_verdict(part) if 'points' in part else ''}"
+    graded_cell = part["graded_cell"]
+    below = draw_verdict(part) if "points" in part else ""
+    if graded_cell and graded_cell.written:
+        of = short_number(graded_cell.points)
+        name = html.escape(graded_cell.id)
+        below = f'<p class="verdict"><b>{name}: {BY_HAND}, up to {of} points.</b></p>\n'
+    return f"<section>\n{inside}</section>\n{below}"
 
 
 def draw_node(node, secrets):

@@ -34,6 +34,7 @@ class GradedCell:
         self.points = float(info.get("points", 0))
         self.test = info.grade and not info.solution
         self.solution = info.solution
+        self.written = info.grade and info.solution  # a text, which somebody reads
         self.fixed = not info.solution and (info.grade or info.get("locked", False))
         definitions = re.findall(r"^(?:def|class)\s+(\w+)|^(\w+)\s*=", self.public, re.M)
         self.names = {name for pair in definitions for name in pair if name}

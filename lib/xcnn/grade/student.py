@@ -51,17 +51,25 @@ class Options:
 
 
 def empty_row(submission, problem_set):
-    """The row of a submission before it is scored: 0 points, no status."""
+    """The row of a submission before it is scored: 0 points, no status.
+
+    The points of written answers are left to those who read them.
+    """
     tests = [graded_cell for graded_cell in problem_set if graded_cell.test]
-    return {test.id: 0 for test in tests} | {
-        "student": submission.student,
-        "number": submission.number,
-        "status": "",
-        "score": 0,
-        "max": page.short_number(sum(test.points for test in tests)),
-        "detail": "",
-        "file": submission.file,
-    }
+    written = {graded_cell.id: "" for graded_cell in problem_set if graded_cell.written}
+    return (
+        {test.id: 0 for test in tests}
+        | written
+        | {
+            "student": submission.student,
+            "number": submission.number,
+            "status": "",
+            "score": 0,
+            "max": page.short_number(sum(test.points for test in tests)),
+            "detail": "",
+            "file": submission.file,
+        }
+    )
 
 
 # --- in the process of the student ---
@@ -183,7 +191,7 @@ def describe(outcome, notes, suspicions, problem_set):
     details += [
         f"to be read by hand: {graded_cell.id}"
         for graded_cell in problem_set
-        if graded_cell.solution and graded_cell.node.metadata.nbgrader.grade
+        if graded_cell.written
     ]
     return details
 

@@ -38,9 +38,9 @@ class TableNotWritten(InputError):
 
 
 def columns(graded_cells):
-    """The columns of the table: those of the tests have their ids as names."""
-    tests = [graded_cell.id for graded_cell in graded_cells if graded_cell.test]
-    return [*FIRST_COLUMNS, *tests, *LAST_COLUMNS]
+    """The columns of the table: those of tests and written answers have their ids as names."""
+    marked = [cell.id for cell in graded_cells if cell.test or cell.written]
+    return [*FIRST_COLUMNS, *marked, *LAST_COLUMNS]
 
 
 def safe(value, length=MAX_CELL_LENGTH):
