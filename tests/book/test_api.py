@@ -19,7 +19,7 @@ NAMED = re.findall(
 )
 NAMES = NAMED + [name for name in xcnn.METHODS if name not in NAMED]  # by the directive `methods`
 WHOLE = "coco contestants evaluate explorer graphs knobs mlp perceptron photos report".split()
-WHOLE += ["exporter", "methods.shapley", "sanity", "scenes", "show", "similar", "study"]
+WHOLE += ["exporter", "methods.shapley", "readers", "sanity", "scenes", "show", "similar", "study"]
 WHOLE += ["study_measures"]
 INNER = {"mlp.fitting", "study.Log"}  # what only their own modules call
 METHODS = pytest.mark.parametrize("method", xcnn.METHODS)

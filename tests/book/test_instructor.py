@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import xcnn
 
 from tools import ROOT
 
@@ -76,7 +77,7 @@ def test_questions_of_problem_sets_exist():
     asked = [
         re.fullmatch(r"set (\d), questions? (\d(?: and \d)?)", part).groups() for part in graded
     ]
-    assert {number for number, _ in asked} == set("1234")
+    assert {number for number, _ in asked} == set("12345")
     for number, questions in asked:
         [source] = (ROOT / "notebooks/coursework").glob(f"ps{number}_*.md")
         for k in questions.split(" and "):
@@ -87,7 +88,7 @@ def test_questions_of_problem_sets_exist():
 
 @pytest.mark.parametrize(
     "title, weeks, chapters",
-    [("Twelve weeks", 12, range(1, 16)), ("Six weeks", 6, [*range(1, 12), 14, 15])],
+    [("Twelve weeks", 12, range(1, 17)), ("Six weeks", 6, [*range(1, 12), 14, 15, 16])],
 )
 def test_syllabus_is_complete(title, weeks, chapters):
     table = rows(section(title))
@@ -95,8 +96,17 @@ def test_syllabus_is_complete(title, weeks, chapters):
     order = [n for row in table for n in linked(row[1])]
     assert order == sorted(order) and set(order) == set(chapters)
     events = [event for row in table for event in re.findall(r"(\d) (out|due)", row[3])]
-    assert sorted(events) == sorted((str(k), what) for k in range(1, 5) for what in ("out", "due"))
+    every = [(str(k), what) for k in range(1, 5) for what in ("out", "due")]
+    assert sorted(events) == sorted([*every, ("5", "out")])
+    assert "Set 5 asks for judgement, and is due after the last meeting." in PAGE
     assert all(events.index((str(k), "out")) < events.index((str(k), "due")) for k in range(1, 5))
+
+
+def test_the_example_of_readers_codes_runs():
+    code = re.search(r"```python\n(table = .*?)```", PAGE, re.S)[1]
+    names = {"xcnn": xcnn}
+    exec(code, names)
+    assert names["table"]["difference"].gt(0).any() and len(names["table"]) == 2
 
 
 def test_commands_on_the_page_are_targets_of_the_makefile():

@@ -22,8 +22,6 @@ from tools.book.derive_notebooks import (
 NOTEBOOKS = ROOT / "notebooks"
 CHAPTERS = sorted(NOTEBOOKS.glob("[0-9]*.md"))
 EACH = pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for path in CHAPTERS])
-WRITTEN_THROUGH = [path for path in CHAPTERS if int(path.name[:2]) <= 9]
-THROUGH = pytest.mark.parametrize("path", WRITTEN_THROUGH, ids=[p.stem for p in WRITTEN_THROUGH])
 WIDTH = 88  # characters: more would be cut off in the book at 1200 pixels
 DRAWS_OR_CHECKS = re.compile(r"^with check\(|^(?:\w+ = )?explore\(|\bplt\.|^show\.|^figure$", re.M)
 MIN_WRONG = 13  # answers to the exercises of a chapter that its checks refuse
@@ -76,7 +74,7 @@ def test_cells_are_short(path):
     assert statistics.median(lengths) <= 8 and sum(n <= 15 for n in lengths) >= 0.9 * len(lengths)
 
 
-@THROUGH
+@EACH
 def test_cells_have_air(path):
     codes = cells(path)
     assert statistics.median(len(cell.source) for cell in codes) <= 500
@@ -85,7 +83,7 @@ def test_cells_have_air(path):
     assert [line for line in lines if len(line) > WIDTH] == []
 
 
-@THROUGH
+@EACH
 def test_cells_that_set_up_draw_or_check_are_folded(path):
     setup, *others = cells(path)
     must = [setup, *(cell for cell in others if DRAWS_OR_CHECKS.search(cell.source))]
@@ -188,9 +186,8 @@ def test_checks_pass_solutions_and_catch_wrong_answers(path, monkeypatch):
             f"{caught} for\n{cell.source}"
         )
     assert len(failing) == sum(wrong for wrong, _ in tried)
-    if path in WRITTEN_THROUGH:
-        assert len(failing) >= MIN_WRONG
-        assert sum(right - 1 for _, right in tried) >= MIN_UNUSUAL
+    assert len(failing) >= MIN_WRONG
+    assert sum(right - 1 for _, right in tried) >= MIN_UNUSUAL
 
 
 @EACH

@@ -7,7 +7,7 @@ from tools import ROOT
 from tools.book import run_chapters
 from tools.book.check_book import pages
 
-WITH_CELLS = ("intro", "bench", "report", "which_method")  # pages that are not chapters
+WITH_CELLS = ("bench", "report", "which_method")  # pages that are not chapters
 WARN = """from ipykernel.kernelapp import IPKernelApp
 
 IPKernelApp.instance().log.warning("a real warning")"""

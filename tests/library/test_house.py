@@ -320,12 +320,6 @@ def chapter_files(readme):
     return {int(n): re.findall(r"\(lib/xcnn/methods/(\w+)\.py\)", row) for n, row in rows}
 
 
-def files_without_a_chapter(readme):
-    """The files of `methods/` that the README names below its table of chapters."""
-    (sentence,) = re.findall(r"^The library holds more methods than.*$", readme, re.M)
-    return re.findall(r"\(lib/xcnn/methods/(\w+)\.py\)", sentence)
-
-
 def homeless(methods, folder):
     """Methods that are not defined in a file of this folder."""
     homes = {name: Path(inspect.getsourcefile(method)) for name, method in methods.items()}
@@ -346,9 +340,7 @@ def test_the_chapters_of_methods_are_the_listing():
         assert all((LIBRARY / "methods" / f"{name}.py").exists() for name in files[n]), n
         taught |= dict.fromkeys(files[n], n)
     homes = {Path(inspect.getsourcefile(method)).stem for method in xcnn.METHODS.values()}
-    others = set(files_without_a_chapter(read(ROOT / "README.md")))
-    assert not others & set(taught), "a chapter teaches it now"
-    assert homes <= {*taught, *others}, "a method that the README does not name"
+    assert homes <= set(taught), "a method that the README does not name"
 
 
 def test_a_chapter_without_a_file_is_seen():
