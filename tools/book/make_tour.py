@@ -97,7 +97,10 @@ SCENES = [
     Scene("book/intro", [see("h1"), see(FIGURES)]),
     Scene("book/intro", [see(FIGURES), choose(0, 0, 1), choose(0, 1, 1), choose(0, 1, 2)]),
     Scene("notebooks/08_grad_cam", [see("h1"), see("#the-idea h2"), see("#from-scratch h2")]),
-    Scene("notebooks/08_grad_cam", [see(FIGURES), choose(0, 0, 1), choose(0, 1, 1)]),
+    Scene(
+        "notebooks/08_grad_cam",
+        [see(FIGURES, 1), *(choose(1, control, 1) for control in (1, 0, 2))],
+    ),
     Scene("notebooks/14_contest", [see("img[alt*='level with the grey controls']")]),
     Scene("notebooks/14_contest", [see("#what-a-map-keeps h2")]),
     Scene("book/play", [see("h1"), start]),
