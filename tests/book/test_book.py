@@ -19,7 +19,7 @@ EXPLORERS = ["book/intro", "book/gallery", "book/bench", *CHAPTERS]
 REDIRECTS = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["sphinx"]["config"][
     "redirects"
 ]
-WITH_ONE_EXPLORER = ("book/intro", "book/bench", "notebooks/08_grad_cam")  # the others have more
+WITH_ONE_EXPLORER = ("book/intro", "book/bench")  # the others have more
 MAX_BYTES = 1_500_000  # that a page needs before it can be read
 # Of cumulative layout shift. Up to 0.1 is called good; a picture without a size gives more.
 MAX_SHIFT = 0.02
@@ -309,6 +309,31 @@ def test_front_page_leads_on(visit):
     assert "make lab" in text and "Why explain?" in text
     page.locator(".bd-article a", has_text=re.compile("^CAM$")).first.click()
     page.wait_for_url("**/07_cam.html")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize(
+    "wish, link, page_name",
+    [
+        ("understand", "Chapter 1, Perceptron", "01_perceptron.html"),
+        ("use it on my model", "A network of your own", "how_to.html#a-network-of-your-own"),
+        ("teach", "For instructors", "instructor.html"),
+        ("check somebody’s map", "My map looks wrong", "wrong_map.html"),
+    ],
+)
+def test_four_wishes_lead_to_four_pages(visit, wish, link, page_name, width):
+    page = visit("book/intro", viewport={"width": width, "height": 800})
+    page.locator("tr", has_text=wish).get_by_role("link", name=link).click()
+    page.wait_for_url(f"**/{page_name}")
+    assert page.locator(".bd-article h1").count() == 1
+
+
+def test_what_is_asked_for_most_is_one_click_away(visit):
+    page = visit("book/intro")
+    for name in "play", "which_method", "wrong_map", "report", "gallery", "instructor":
+        assert page.locator(f".bd-article a[href^='{name}.html']").count() >= 1, name
+    best = page.locator(".bd-article .xcnn-explore img").first
+    assert best.bounding_box()["y"] < 500  # the picture is seen without scrolling
 
 
 def test_formulas_need_no_script(visit):
