@@ -25,6 +25,8 @@ DROP = [
 FORMULA_AND_STOP = r'(?<!class="nowrap">)<math(?:(?!</math>).)*</math>[,.;:!?)]'
 LOADED_AT_ONCE = r'<img (?=[^>]*src="(?!data:))(?![^>]*loading=)'
 UNSIZED_PICTURE = r'(<img (?![^>]*\bwidth=)[^>]*\bsrc=")((?!data:)[^"]+\.(?:png|webp))"'
+# Two elements where one is enough: the page of names has two thousand of them.
+DOUBLED = r'(<span class="[\w -]+">)<span class="pre">([^<]*)</span></span>'
 SCROLLS = "pst-scrollable-table-container"
 SCROLLS_BY_KEYBOARD = "jp-RenderedHTMLCommon"
 WEBP_QUALITY = 90  # a fifth of the bytes of a PNG
@@ -37,6 +39,7 @@ def slim(html):
     html = html.replace("logo__image only-light", "logo__image")
     # The theme's own script lets the keyboard scroll boxes of the second class, not of the first.
     html = html.replace(f'"{SCROLLS}"', f'"{SCROLLS} {SCROLLS_BY_KEYBOARD}"')
+    html = re.sub(DOUBLED, r"\1\2</span>", html)
     html = re.sub(FORMULA_AND_STOP, r'<span class="nowrap">\g<0></span>', html, flags=re.S)
     return re.sub(LOADED_AT_ONCE, '<img loading="lazy" decoding="async" ', html)
 

@@ -18,7 +18,6 @@ import re
 import string
 from html import escape
 from numbers import Integral, Real
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +26,7 @@ from PIL import Image
 
 from .errors import one_of
 from .paths import data_folder
-from .pictures import DPI, Page, drawn, encoded, image_tag
+from .pictures import DPI, Page, drawn, encoded, frames_url, image_tag, stored
 
 GALLERY = ["methods", "cat_or_cup", "layers", "rules"]
 MAX_FRAMES = 96  # that a page carries: more would take too long to load
@@ -252,9 +251,9 @@ class _Baked(Page):
     def __init__(self, view, alt, choices):
         _check_baking(choices)
         rendered = [_render(view, alt, choice) for choice in frames(choices)]
-        names = [_store(webp) for webp, _ in rendered]
+        names = [stored(webp) for webp, _ in rendered]
         alts = [text for _, text in rendered]
-        url = os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/")
+        url = frames_url()
         options = [[_text(option) for option in options] for options in choices.values()]
         data = json.dumps({"url": url, "options": options, "frames": names, "alts": alts})
         data = data.replace("<", "\\u003c")  # an option named </script> must not end the script
@@ -272,18 +271,6 @@ def _check_baking(choices):
         )
     if not os.environ.get("XCNN_FRAMES"):
         raise ValueError("XCNN_FRAMES is not set: name the folder that the pictures are baked into")
-
-
-def _store(webp):
-    """Write a picture under the hash of its content, so that equal frames are stored once.
-
-    :return: the file name
-    """
-    folder = Path(os.environ["XCNN_FRAMES"])
-    name = hashlib.sha256(webp).hexdigest()[:16] + ".webp"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(webp)
-    return name
 
 
 def _page(choices, data, image, count):

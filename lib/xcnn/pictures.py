@@ -1,8 +1,11 @@
 """Pictures as a page takes them: figures drawn once, small files, and tags of known size."""
 
 import base64
+import hashlib
 import io
+import os
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,6 +46,25 @@ def image_tag(webp, alt, address=None):
         f'<img loading="lazy" width="{width}" height="{height}" style="{style}" '
         f'alt="{escape(alt)}" src="{escape(address)}">'
     )
+
+
+def stored(webp):
+    """Write a picture of the book under the hash of its content, so that equal ones are one file.
+
+    The folder is `XCNN_FRAMES`.
+
+    :return: the file name
+    """
+    folder = Path(os.environ["XCNN_FRAMES"])
+    name = hashlib.sha256(webp).hexdigest()[:16] + ".webp"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(webp)
+    return name
+
+
+def frames_url():
+    """The address of the folder of stored pictures, as a page of the book names it."""
+    return os.environ.get("XCNN_FRAMES_URL", "../_static").rstrip("/")
 
 
 class Page:

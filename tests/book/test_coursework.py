@@ -178,13 +178,16 @@ def test_cells_are_marked_for_nbgrader(path):
         assert not is_test or cell.source.rstrip().endswith("### END HIDDEN TESTS")
 
 
-def test_set_5_asks_for_judgement_in_writing():
-    (path,) = (path for path in SETS if path.stem.startswith("ps5"))
+@pytest.mark.parametrize("number, texts", [(3, 1), (4, 1), (5, 2)])
+def test_these_sets_ask_for_judgement_in_writing(number, texts):
+    (path,) = (path for path in SETS if path.stem.startswith(f"ps{number}"))
     for cell in written_cells(path):
         marks = cell.metadata["nbgrader"]
         assert marks["solution"] and not marks["locked"] and marks["points"] == 3
-        assert marks["grade_id"].startswith("ps5-") and 70 < len(cell.source.split()) <= 155
-    assert len(written_cells(path)) == 2
+        assert marks["grade_id"].startswith(f"ps{number}-") and 70 < len(cell.source.split()) <= 155
+    assert len(written_cells(path)) == texts
+    points = sum(cell.metadata["nbgrader"]["points"] for cell in written_cells(path))
+    assert re.search(rf"\*\*Points\*\* 20, of which {points} are for ", path.read_text())
 
 
 def test_setup_cell_is_that_of_the_chapters():

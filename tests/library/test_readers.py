@@ -137,6 +137,16 @@ def test_figures_are_drawn_and_closed():
     assert 'width=\\"260\\" height=\\"130\\"' in test.html and not plt.get_fignums()
 
 
+def test_the_book_keeps_the_pictures_in_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("XCNN_EXPLORER", "baked")
+    monkeypatch.setenv("XCNN_FRAMES", str(tmp_path / "frames"))
+    monkeypatch.setenv("XCNN_FRAMES_URL", "../_static/frames")
+    test = reader_test(QUESTIONS)
+    names = {path.name for path in (tmp_path / "frames").iterdir()}
+    assert len(names) == 2 and "data:image" not in test.html
+    assert all(f'src=\\"../_static/frames/{name}\\"' in test.html for name in names)
+
+
 # ---- codes
 
 

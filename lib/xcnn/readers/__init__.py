@@ -7,6 +7,7 @@ in, and which `read_codes` reads.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..errors import InputError
-from ..pictures import Page, drawn, encoded, image_tag
+from ..pictures import Page, drawn, encoded, frames_url, image_tag, stored
 from .codes import mean_difference, read_codes
 
 __all__ = ["Question", "mean_difference", "read_codes", "reader_test"]
@@ -112,7 +113,10 @@ def _tag(picture, alt):
         plt.close(picture)
     else:
         image = picture.convert("RGB")
-    return image_tag(encoded(image, "webp", ENCODER_EFFORT), alt)
+    webp = encoded(image, "webp", ENCODER_EFFORT)
+    if os.environ.get("XCNN_EXPLORER") == "baked":  # a page of the book keeps its pictures in files
+        return image_tag(webp, alt, f"{frames_url()}/{stored(webp)}")
+    return image_tag(webp, alt)
 
 
 def _key(questions):
