@@ -17,6 +17,7 @@
 #   make pdf         the book on paper, to hand out: _build/pdf/xcnn.pdf
 #   make links       ask every address outside the book whether it still answers
 #   make test-colab  the notebooks alone, with Colab's versions
+#   make colab-pins  are these versions still the ones that Colab publishes?
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(patsubst %.md,%.ipynb,$(wildcard notebooks/*.md))
@@ -133,6 +134,9 @@ links: $(BIN)/with-book
 test-colab: $(BIN)/with-test
 	$(BIN)/python -m tools.book.run_on_colab
 
+colab-pins: $(BIN)/with-book
+	@$(BIN)/python -m tools.book.compare_colab
+
 # What a chapter shows depends on the library, its data and the weights found: when they change,
 # run the chapters again.
 _build/fresh: $(ENGINE) .venv/weights.txt
@@ -181,4 +185,4 @@ $(BIN)/with-bench: $(BIN)/with-test
 	@$(INSTALL) '.[bench]'
 	@touch $@
 
-.PHONY: book read test lab notebooks weights models bench study gallery similar pdf video release links test-colab machine coursework
+.PHONY: book read test lab notebooks weights models bench study gallery similar pdf video release links test-colab colab-pins machine coursework
