@@ -1,5 +1,6 @@
 """The instructor's page says what the chapters, the problem sets and the Makefile say."""
 
+import pathlib
 import re
 
 import pytest
@@ -107,6 +108,17 @@ def test_the_example_of_readers_codes_runs():
     names = {"xcnn": xcnn}
     exec(code, names)
     assert names["table"]["difference"].gt(0).any() and len(names["table"]) == 2
+
+
+def test_the_codes_of_submissions_are_found(tmp_path, monkeypatch):
+    code = re.search(r"```python\n(found = .*?)```", PAGE, re.S)[1]
+    for name, text in (("Ada", 'return \\"0c1234-dcd8dc-f1\\"'), ("Max", "nothing")):
+        (tmp_path / "submissions" / name).mkdir(parents=True)
+        (tmp_path / "submissions" / name / f"{name}.ipynb").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    names = {"pathlib": pathlib, "re": re}
+    exec(code, names)
+    assert names["found"] == {"Ada": "0c1234-dcd8dc-f1"}
 
 
 def test_commands_on_the_page_are_targets_of_the_makefile():
