@@ -110,7 +110,7 @@ def test_order_and_half_are_drawn_anew(page):
         row = read_codes([the_code(page)]).loc[1]
         assert row["map_right"] + row["plain_right"] == 5 and row["difference"] == 0
         page.get_by_role("button", name="Start again").click()
-    assert len(seen) > 2 and len(halves) > 2  # both repeat with a chance below one in a million
+    assert len(seen) > 2 and len(halves) > 2  # less has a chance of two in a million
 
 
 def test_the_keyboard_alone_is_enough(page):
